@@ -6,10 +6,10 @@ use cbbootstrap_cli::{
     console::{Output, OutputArgs},
     failure::Program,
     manuals::ManualCommand,
-    values::Auth,
+    values::{Auth, boolean, number},
 };
 use cbbootstrap_protocol::names::{ClusterId, Node};
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::values::{self, BucketSpec, Lease, Quota, Services};
 
@@ -30,7 +30,6 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-#[command(disable_help_subcommand = true)]
 pub enum Command {
     /// Initialise the cluster or join it, and wait until it is balanced
     ///
@@ -68,7 +67,7 @@ impl Command {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "API")]
 pub struct ApiArgs {
-    /// URL of the API, as `cbbootstrap status` prints it
+    /// URL of the API, as `cbbootstrap status` prints it; without a scheme, `https`, or `http` for this host
     // A string, because clap's error would quote the value, which may contain a password.
     #[arg(long, env = "CBBOOTSTRAP_API", value_name = "URL")]
     pub api: Option<String>,
@@ -112,7 +111,7 @@ pub struct ServerArgs {
     pub ca_cert: Option<PathBuf>,
     /// Skip TLS verification of other nodes, which receive the administrator's password; also allows Community Edition, which has no
     /// TLS, and an API over `http://`
-    #[arg(long, env = "CBBOOTSTRAP_INSECURE", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "CBBOOTSTRAP_INSECURE", value_parser = boolean)]
     pub insecure: bool,
 }
 
@@ -165,11 +164,11 @@ pub struct ClusterArgs {
     /// Services of the node: data, index, query, search, analytics, eventing, backup
     #[arg(long, env = "CBBOOTSTRAP_SERVICES", default_value = "data", value_name = "NAME,...")]
     pub services: Services,
-    /// Memory of the data service on each node: MB, a percentage of the node's memory, or `auto` (80 % minus the other services'
+    /// Memory of the data service on each node: MB (at least 256), a percentage of the node's memory, or `auto` (80 % minus the other services'
     /// quotas); set by the first node
     #[arg(long, env = "CBBOOTSTRAP_MEMORY_QUOTA", default_value = "auto", value_name = "QUOTA")]
     pub memory_quota: Quota,
-    /// Bucket to create unless it exists, with its memory on each node in MB; can be repeated
+    /// Bucket to create unless it exists, with its memory on each node in MB (at least 100); can be repeated
     #[arg(id = "bucket", long = "bucket", env = "CBBOOTSTRAP_BUCKETS")]
     #[arg(value_delimiter = ',', value_name = "NAME:MB[:REPLICAS]")]
     pub buckets: Vec<BucketSpec>,
@@ -182,7 +181,7 @@ pub struct ClusterArgs {
     /// Name of the cluster in Couchbase Server
     #[arg(long, env = "CBBOOTSTRAP_CLUSTER_NAME", value_name = "NAME")]
     pub cluster_name: Option<String>,
-    /// Time after which another node takes over from a first node that died before the cluster was up, or `never`
+    /// Time after which another node takes over from a first node that died before the cluster was up, 30s to 24h, or `never`
     #[arg(long, env = "CBBOOTSTRAP_LEASE", default_value = "5m", value_name = "TIME")]
     pub lease: Lease,
     /// Time to wait for more nodes before a rebalance, so that one rebalance serves all nodes that boot together
@@ -190,7 +189,7 @@ pub struct ClusterArgs {
     #[arg(default_value = "5s", value_parser = values::duration)]
     pub settle: Duration,
     /// Record the cluster that this server already belongs to, if the API has no record
-    #[arg(long, env = "CBBOOTSTRAP_ADOPT", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "CBBOOTSTRAP_ADOPT", value_parser = boolean)]
     pub adopt: bool,
     #[command(flatten)]
     pub size: SizeArgs,
@@ -198,9 +197,8 @@ pub struct ClusterArgs {
 
 #[derive(Clone, Copy, Debug, Args)]
 pub struct SizeArgs {
-    /// Number of nodes that the cluster begins with: the first rebalance waits for them, and then starts without waiting for
-    /// `--settle`;
-    /// `discover --wait` waits for them, too
+    /// Number of nodes that the cluster begins with, 1 to 256: the first rebalance waits for them instead of `--settle`, and
+    /// `discover --wait` until they have reported
     #[arg(long, env = "CBBOOTSTRAP_NODES", value_name = "NUMBER")]
     #[arg(value_parser = values::node_count)]
     pub nodes: Option<usize>,
@@ -243,14 +241,14 @@ pub struct LifeArgs {
     )]
     pub recover: Recover,
     /// If this machine is blank, replace the failed-over member of the same name; the other nodes must have all data
-    #[arg(long, env = "CBBOOTSTRAP_REPLACE", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "CBBOOTSTRAP_REPLACE", value_parser = boolean)]
     pub replace: bool,
     /// Lifecycle hook to complete after the node has left a terminating instance [default: the group's only hook for terminating
     /// instances]
     #[arg(long, env = "CBBOOTSTRAP_LIFECYCLE_HOOK", value_name = "NAME")]
     pub lifecycle_hook: Option<String>,
     /// Port on 127.0.0.1 for `GET /healthz` and `GET /metrics` (Prometheus); 0 picks a free one
-    #[arg(long, env = "CBBOOTSTRAP_METRICS_PORT", value_name = "PORT")]
+    #[arg(long, env = "CBBOOTSTRAP_METRICS_PORT", value_name = "PORT", value_parser = number::<u16>(0..=65_535))]
     pub metrics_port: Option<u16>,
 }
 
@@ -273,7 +271,7 @@ pub struct DiscoverArgs {
     #[command(flatten)]
     pub wait: WaitArgs,
     /// Allow an API over `http://` on another host
-    #[arg(long, env = "CBBOOTSTRAP_INSECURE", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "CBBOOTSTRAP_INSECURE", value_parser = boolean)]
     pub insecure: bool,
     /// Wait until the cluster is ready
     #[arg(long = "wait")]

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -32,6 +33,7 @@ pub enum Output {
 }
 
 #[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Output")]
 pub struct OutputArgs {
     /// Format of the result on stdout; progress and messages go to stderr
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
@@ -94,7 +96,7 @@ impl Console {
     pub fn line(&self, line: impl Display) -> anyhow::Result<bool> {
         match self.suspend(|| writeln!(anstream::stdout(), "{line}")) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-            written => Ok(written.map(|()| true)?),
+            written => Ok(written.map(|()| true).context("cannot write the result to stdout")?),
         }
     }
 

@@ -51,7 +51,12 @@ const STATUSES: [(Exit, u8, &[Program], &str); 13] = {
             &[Agent],
             "failed; for `status`: the node is not healthy, the cluster is not balanced, or the API does not list the node",
         ),
-        (Exit::Usage, 2, &[Deployer, Agent], "wrong usage"),
+        (
+            Exit::Usage,
+            2,
+            &[Deployer, Agent],
+            "wrong usage, or a file of options or secrets that cannot be read",
+        ),
         (Exit::WouldChange, 2, &[Deployer], "with `plan --exit-code`: something would change"),
         (Exit::SmokeFailed, 3, &[Deployer], "the smoke test failed"),
         (Exit::TimedOut, 3, &[Agent], "timed out; run the command again to continue"),
@@ -73,7 +78,7 @@ const STATUSES: [(Exit, u8, &[Program], &str); 13] = {
             Exit::Refused,
             5,
             &[Agent],
-            "you have to decide, for example because the server belongs to another cluster",
+            "someone has to decide, and the hint says what: for example, the server belongs to another cluster",
         ),
         (
             Exit::Partial,
@@ -265,7 +270,7 @@ mod tests {
             assert!(statuses.iter().map(|(status, _)| status).eq(expected), "{statuses:?}");
         }
         let help = Program::Deployer.exit_help();
-        let usage = "\n  2  wrong usage; with `plan --exit-code`: something would change\n";
+        let usage = "\n  2  wrong usage, or a file of options or secrets that cannot be read; with `plan --exit-code`: something would change\n";
         assert!(help.contains(usage) && !help.contains("timed out"), "{help}");
     }
 }

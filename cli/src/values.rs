@@ -1,8 +1,8 @@
 //! Values of options that both programs have.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
-use clap::ValueEnum;
+use clap::{ValueEnum, builder::TypedValueParser};
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
@@ -41,13 +41,46 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         })
 }
 
-/// A URL: `http` or `https`, a host, and optionally a port and a path. Slashes at its end are removed. The error does not contain the URL,
+/// A whole number in this range, whose end can be the largest one.
+pub fn number<N>(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = N>
+where
+    N: TryFrom<u64> + Clone + Send + Sync + 'static,
+{
+    move |text: &str| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.and_then(|number| N::try_from(number).ok()).ok_or_else(|| match *range.end() {
+            u64::MAX => format!("it must be a whole number of at least {}", range.start()),
+            end => format!("it must be a whole number from {} to {end}", range.start()),
+        })
+    }
+}
+
+/// The value of a flag in a variable or a file.
+pub fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "t" | "yes" | "y" | "on" | "1" => Ok(true),
+        "false" | "f" | "no" | "n" | "off" | "0" => Ok(false),
+        _ => Err("it must be `true` or `false`".to_owned()),
+    }
+}
+
+/// A URL: `http` or `https`, a host, and optionally a port and a path. The default scheme is `https`, and `http` for this machine. Slashes at its end are removed. The error does not contain the URL,
 /// which may contain a password.
 pub fn url(text: &str) -> Result<String, String> {
     const RULE: &str = "a URL is https://HOST or http://HOST:PORT";
     if text.contains('@') {
         return Err(format!("{RULE}, with no user name or password in it"));
     }
+    let host = text.split(['/', ':']).next().unwrap_or_default();
+    let is_this_machine = host == "localhost"
+        || host.ends_with(".localhost")
+        || host.starts_with("127.")
+        || text.starts_with("[::1]");
+    let text = match (text.contains("://"), is_this_machine) {
+        (true, _) => text.to_owned(),
+        (false, true) => format!("http://{text}"),
+        (false, false) => format!("https://{text}"),
+    };
     let uri: Uri = text.parse().map_err(|_| RULE.to_owned())?;
     let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
     let is_base = uri.query().is_none() && !text.contains('#');
@@ -59,6 +92,8 @@ pub fn url(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::{Arg, Command};
+
     use super::*;
 
     #[test]
@@ -82,11 +117,36 @@ mod tests {
     }
 
     #[test]
-    fn urls_have_a_scheme_and_a_host_and_no_password() {
+    fn numbers_and_flags_are_refused_in_words() {
+        let refusal = |range: RangeInclusive<u64>, text: &str| {
+            let arg = Arg::new("n").value_parser(number::<u16>(range));
+            let parsed = Command::new("c").arg(arg).try_get_matches_from(["c", text]);
+            parsed.err().map(|error| error.to_string())
+        };
+        assert_eq!(refusal(1..=9, "9"), None);
+        for (range, text, words) in [
+            (1..=9, "10", "it must be a whole number from 1 to 9"),
+            (1..=9, "many", "it must be a whole number from 1 to 9"),
+            (1..=u64::MAX, "0", "it must be a whole number of at least 1"),
+            (1..=u64::MAX, "70000", "it must be a whole number of at least 1"),
+        ] {
+            assert!(refusal(range, text).unwrap().contains(words), "{text}");
+        }
+        for (text, expected) in [("yes", Some(true)), ("FALSE", Some(false)), ("maybe", None)] {
+            assert_eq!(boolean(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn urls_have_a_host_and_no_password() {
         for (text, expected) in [
             ("http://127.0.0.1:8080", Some("http://127.0.0.1:8080")),
             ("https://a.example/prod/", Some("https://a.example/prod")),
-            ("a.example", None),
+            ("a.example", Some("https://a.example")),
+            ("localhost:8080", Some("http://localhost:8080")),
+            ("127.0.0.1:8080", Some("http://127.0.0.1:8080")),
+            ("[::1]:8080", Some("http://[::1]:8080")),
+            ("a b", None),
             ("ftp://a.example", None),
             ("https://user:pw@a.example", None),
             ("https://a.example/?x", None),

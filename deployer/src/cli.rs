@@ -6,8 +6,11 @@ mod launch;
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use cbbootstrap_cli::{
-    color::ColorArgs, console::OutputArgs, failure::Program, manuals::ManualCommand,
-    values::duration,
+    color::ColorArgs,
+    console::OutputArgs,
+    failure::Program,
+    manuals::ManualCommand,
+    values::{duration, number},
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
@@ -25,7 +28,7 @@ use crate::{
     },
     values::{
         ACCOUNT, Auth, BUCKET_NAME, HOST_NAME, HOSTED_ZONE, KEY_ARN, POLICY_ARN, ROLE_ARN,
-        TABLE_NAME, domain_name,
+        TABLE_NAME, address, domain_name,
     },
 };
 
@@ -101,9 +104,9 @@ pub enum Command {
     /// The command exits with 1 if a check fails. Warnings and skipped checks do not count. The permission check itself
     /// needs the permissions of `iam-policy --for doctor`.
     Doctor(Box<DoctorArgs>),
-    /// Write a `cbbootstrap.yaml` to fill in
+    /// Write an example `cbbootstrap.yaml` with the environments `dev` and `prod`
     Init(InitArgs),
-    /// Print the IAM policy that a deployment needs
+    /// Print the IAM policy that commands need
     IamPolicy(IamPolicyArgs),
     /// Print a CloudFormation template, for Terraform, CDK or StackSets
     ///
@@ -161,12 +164,12 @@ pub struct LocalArgs {
 #[derive(Debug, Args)]
 pub struct ListenArgs {
     /// Port to listen on; 0 picks a free one
-    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = number::<u16>(0..=65_535))]
     pub port: u16,
     /// Address to listen on; `0.0.0.0` accepts connections from other machines
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = address)]
     pub host: IpAddr,
-    /// Directory of the database, on a local disk [default: `cbbootstrap` in your data directory]
+    /// Directory of the database, on a local disk [default: `cbbootstrap` in your data directory, on Linux `~/.local/share`]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
 }
@@ -226,7 +229,7 @@ pub struct ServerArgs {
         long,
         value_name = "NUMBER",
         default_value_t = 10_000,
-        value_parser = clap::value_parser!(u32).range(1..),
+        value_parser = number::<u32>(1..=u64::MAX),
         help_heading = "Operation"
     )]
     pub max_connections: u32,
@@ -240,7 +243,7 @@ pub struct ServerArgs {
 
 #[derive(Debug, Args)]
 pub struct PingArgs {
-    /// URL of the API
+    /// URL of the API; without a scheme, `https`, or `http` for this machine
     pub url: String,
     /// PEM file of the certificate authorities to trust instead of the system's
     #[arg(long, value_name = "FILE")]
@@ -333,7 +336,7 @@ pub struct ScopeArgs {
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Commands whose permissions are checked
+    /// Commands to check
     #[arg(long = "for", value_name = "WHAT", value_enum, default_value = "deploy")]
     pub policy_for: PolicyFor,
     #[command(flatten)]
@@ -377,7 +380,7 @@ pub struct InitArgs {
 
 #[derive(Debug, Args)]
 pub struct IamPolicyArgs {
-    /// What the policy allows
+    /// Commands to allow
     #[arg(long = "for", value_name = "WHAT", value_enum, default_value_t)]
     pub policy_for: PolicyFor,
     /// AWS account ID [default: any account]
@@ -397,7 +400,7 @@ pub enum PolicyFor {
     Plan,
     /// `plan`, `deploy`, `status` and `logs`: what a pipeline needs
     Deploy,
-    /// Those, `destroy` with table and artifacts, `list` and `cluster`
+    /// The commands of `deploy`, `destroy` with table and artifacts, `list` and `cluster`; not `launch` and `doctor`
     #[default]
     All,
     /// `launch`, and `destroy` and `cluster forget` for its clusters
@@ -413,7 +416,7 @@ pub enum PolicyFor {
 
 #[derive(Debug, Args)]
 pub struct SmokeArgs {
-    /// URL of the endpoint [default: the stack's]
+    /// URL of the endpoint; without a scheme, `https`, or `http` for this machine [default: the stack's]
     pub url: Option<String>,
     /// How the endpoint authorizes requests; `iam` signs them [default: none]
     // Its id is not `auth`, which an environment sets for its stack.
@@ -461,7 +464,10 @@ pub struct DestroyArgs {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        ffi::OsStr,
+    };
 
     use cbbootstrap_cli::{CommandLine, reference};
     use clap::CommandFactory;
@@ -519,6 +525,43 @@ mod tests {
             let args = [&["cbbootstrap"], args].concat();
             let read = Cli::command().try_get_matches_from(&args);
             assert_eq!(read.is_ok(), good, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn shared_options_have_one_heading() {
+        let mut commands = vec![Cli::command()];
+        let mut headings = BTreeMap::<String, BTreeSet<Option<String>>>::new();
+        while let Some(command) = commands.pop() {
+            commands.extend(command.get_subcommands().cloned());
+            // Its `--config` is the file to write.
+            for arg in command
+                .get_arguments()
+                .filter(|arg| !arg.is_hide_set() && command.get_name() != "init")
+            {
+                let heading = arg.get_help_heading().map(str::to_owned);
+                headings
+                    .entry(format!("--{}", arg.get_long().unwrap_or_default()))
+                    .or_default()
+                    .insert(heading);
+            }
+        }
+        for (option, heading) in [
+            ("--output", "Output"),
+            ("--env", "Environment"),
+            ("--config", "Environment"),
+            ("--stack-name", "Stack"),
+            ("--table-name", "AWS"),
+            ("--bucket", "AWS"),
+            ("--region", "AWS"),
+            ("--profile", "AWS"),
+        ] {
+            assert_eq!(headings[option], [Some(heading.to_owned())].into(), "{option}");
+        }
+        for option in
+            ["--yes", "--for", "--wait", "--follow", "--delete-table", "--limit", "--local"]
+        {
+            assert_eq!(headings[option].len(), 1, "{option}: {:?}", headings[option]);
         }
     }
 

@@ -36,8 +36,9 @@ const OWN_TAGS: usize = 2;
 const MOST_TOPICS: usize = 5;
 
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Environment")]
 pub struct ConfigArgs {
-    /// Environment in `cbbootstrap.yaml` that sets the options not given here
+    /// Environment of `cbbootstrap.yaml`; options and variables override it
     #[arg(long = "env", env = "CBBOOTSTRAP_ENV", value_name = "NAME")]
     pub environment: Option<String>,
     /// File of environments [default: `cbbootstrap.yaml` if it exists]
@@ -60,6 +61,7 @@ pub struct Place {
         long,
         env = "CBBOOTSTRAP_STACK_NAME",
         value_name = "NAME",
+        help_heading = "Stack",
         value_parser = STACK_NAME.parser(),
         default_value = DEFAULT_STACK_NAME
     )]
@@ -138,7 +140,7 @@ impl StackOptions {
 
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct WaitArgs {
-    /// How long to wait for another deployment to finish; `0s` fails at once [default: 30m; asks first on a terminal]
+    /// How long to wait for another deployment to finish; `0s` fails at once [default: 30m; on a terminal, asks before it waits]
     #[arg(long, value_name = "TIME", help_heading = "Stack", value_parser = duration)]
     pub wait_for_stack: Option<Duration>,
 }
@@ -295,7 +297,7 @@ pub fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
         } else {
             continue;
         };
-        return Err(Failure::usage(format!("tag `{key}` cannot be `{value}`")).hint(rule));
+        return Err(Failure::usage(format!("tag `{key}={value}` is refused")).hint(rule));
     }
     if tags.len() + OWN_TAGS > MOST_TAGS {
         return Err(Failure::usage(format!("too many tags: {}", tags.len()))
@@ -322,13 +324,14 @@ pub struct RemovalArgs {
     pub wait: WaitArgs,
     /// DynamoDB table to delete if the stack no longer exists
     // Its id is not `table_name`: a file or a variable must not choose what is deleted.
-    #[arg(id = "deleted_table", long = "table-name", value_name = "NAME", value_parser = TABLE_NAME.parser())]
+    #[arg(id = "deleted_table", long = "table-name", value_name = "NAME", help_heading = "AWS", value_parser = TABLE_NAME.parser())]
     pub table_name: Option<String>,
     #[command(flatten)]
     pub place: Place,
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "AWS")]
 pub struct TableArgs {
     /// DynamoDB table with the records of the clusters
     #[arg(
@@ -357,7 +360,7 @@ pub struct RecordsArgs {
         help_heading = "On this machine"
     )]
     pub local: bool,
-    /// Directory of the database [default: `cbbootstrap` in your data directory]
+    /// Directory of the database [default: `cbbootstrap` in your data directory, on Linux `~/.local/share`]
     #[arg(long, value_name = "DIR", requires = "local", help_heading = "On this machine")]
     pub data: Option<PathBuf>,
     #[command(flatten)]

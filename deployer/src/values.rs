@@ -1,5 +1,7 @@
 //! Names, processors and other values that options take, and the rules of AWS for them.
 
+use std::net::IpAddr;
+
 pub use cbbootstrap_cli::values::Auth;
 use clap::{ValueEnum, builder::TypedValueParser};
 use regex_lite::Regex;
@@ -25,6 +27,13 @@ impl std::fmt::Display for Arch {
             Self::Arm64 => "arm64",
         })
     }
+}
+
+/// The address of a network interface.
+pub fn address(text: &str) -> Result<IpAddr, String> {
+    let text = if text == "localhost" { "127.0.0.1" } else { text };
+    let rule = |_| "an address is an IP address, such as 127.0.0.1 or 0.0.0.0".to_owned();
+    text.parse().map_err(rule)
 }
 
 /// `NAME=VALUE`

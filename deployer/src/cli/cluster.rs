@@ -1,8 +1,6 @@
 //! The commands about records.
 
-use std::num::NonZeroUsize;
-
-use cbbootstrap_cli::console::OutputArgs;
+use cbbootstrap_cli::{console::OutputArgs, values::number};
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use crate::settings::RecordsArgs;
@@ -23,8 +21,8 @@ pub enum ClusterCommand {
 #[derive(Debug, Args)]
 pub struct ClusterListArgs {
     /// Number of clusters to list
-    #[arg(long, value_name = "NUMBER", default_value = "100")]
-    pub limit: NonZeroUsize,
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = number::<usize>(1..=u64::MAX))]
+    pub limit: usize,
     /// List the clusters after this one
     #[arg(long, value_name = "CLUSTER_ID", value_parser = NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
     pub after: Option<String>,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cbbootstrap_cli::console::OutputArgs;
+use cbbootstrap_cli::{console::OutputArgs, values::number};
 use clap::Args;
 
 use crate::{
@@ -21,8 +21,8 @@ pub struct LaunchArgs {
     /// IPv4 or dual-stack subnet of the nodes, with a route to the API, AWS and Couchbase's packages; can be repeated
     #[arg(long = "subnet", value_name = "ID", required = true, value_delimiter = ',')]
     pub subnets: Vec<String>,
-    /// Number of nodes [default: unchanged; 3 for a new cluster]
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=99))]
+    /// Number of nodes, 1 to 99 [default: unchanged; 3 for a new cluster]
+    #[arg(long, value_name = "NUMBER", value_parser = number::<u8>(1..=99))]
     pub nodes: Option<u8>,
     /// Do not ask for confirmation
     #[arg(long, short)]

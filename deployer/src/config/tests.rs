@@ -338,7 +338,7 @@ fn a_value_that_aws_refuses_is_named_with_its_key_and_environment() {
         ),
         (
             "environments: {dev: {tags: {created-by: me}}}",
-            "environment `dev`: tag `created-by` cannot be `me`",
+            "environment `dev`: tag `created-by=me` is refused",
             "another key",
         ),
         // One that is not chosen is checked, too.

@@ -234,8 +234,8 @@ fn parameters_and_tags_are_checked_before_any_call_to_aws() {
         ("--parameter=RequireSecret=true", "`RequireSecret` has its own option"),
         ("--parameter=AuthorizationType=NONE", "`AuthorizationType` has its own option"),
         ("--parameter=MemorySize=1", "`MemorySize` cannot be `1`"),
-        ("--tag=aws:x=1", "tag `aws:x`"),
-        ("--tag=created-by=me", "tag `created-by`"),
+        ("--tag=aws:x=1", "tag `aws:x=1`"),
+        ("--tag=created-by=me", "tag `created-by=me`"),
     ] {
         let failure = deploy(&[option], Some(FILE)).unwrap_err();
         assert!(failure.to_string().contains(message), "{option}: {failure}");

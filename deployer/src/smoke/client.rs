@@ -19,19 +19,9 @@ use crate::{
 /// The most that one request may take; a cold start takes well under a second.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The endpoint as a base for paths. The default scheme is `https`, and `http` for this machine.
+/// The endpoint as a base for paths.
 pub fn parse_endpoint(text: &str) -> Result<String, Failure> {
-    let host = text.split(['/', ':']).next().unwrap_or_default();
-    let is_this_machine = host == "localhost"
-        || host.ends_with(".localhost")
-        || host.starts_with("127.")
-        || text.starts_with("[::1]");
-    let url = match (text.contains("://"), is_this_machine) {
-        (true, _) => text.to_owned(),
-        (false, true) => format!("http://{text}"),
-        (false, false) => format!("https://{text}"),
-    };
-    values::url(&url).map_err(|rule| {
+    values::url(text).map_err(|rule| {
         Failure::new(format!("the endpoint is not a URL: {rule}"))
             .hint("`cbbootstrap status` prints the endpoint of a deployment")
             .exit(Exit::Usage)

@@ -125,7 +125,7 @@ fn wrong_usage_is_reported_before_anything_changes() {
         (&["--node", "http://10.0.0.1"], "without scheme and port"),
         (&["--node", "127.0.0.1"], "is a different host on each node"),
         (&["--node", "localhost.localdomain"], "is a different host on each node"),
-        (&["--lease", "29s"], "a lease lasts 30 s to 86400 s"),
+        (&["--lease", "29s"], "a lease lasts 30s to 24h"),
         (&["--lease", "soon"], "a number with a unit"),
         (&["--timeout", "9223372036854775807s"], "at most ten years"),
         (&["--interval=-1s"], "a number with a unit"),
@@ -163,7 +163,7 @@ fn wrong_usage_gets_a_hint() {
             "the buckets need 400 MB on each node, and the data service has 300 MB",
             "--memory-quota",
         ),
-        (&["--api", "api.example.com"], "`--api`: a URL is", "`cbbootstrap status`"),
+        (&["--api", "ftp://api.example.com"], "`--api`: a URL is", "`cbbootstrap status`"),
         (&["--server", "ftp://127.0.0.1"], "`--server`: a URL is", "8091"),
         (
             &["--server", "http://192.0.2.10:8091"],
@@ -643,7 +643,9 @@ fn the_community_edition_has_no_tls() {
 fn discover_prints_the_nodes_to_connect_to() {
     let scene = Scene::start(2);
     let discover = |options: &[&str]| scene.run(0, &[&["discover"], options].concat());
-    assert_fails(&discover(&[]), 1, "nobody has claimed the cluster `demo`", "`--wait`");
+    assert_fails(&discover(&[]), 1, "nobody has claimed the cluster `demo`", "`--cluster-id`");
+    let elsewhere = discover(&["--api=http://127.0.0.1:1"]);
+    assert_fails(&elsewhere, 1, "does not answer", "check `--api`");
     http::claim(&scene.local.endpoint, "claimed", "10.0.0.9").unwrap();
     assert_fails(
         &discover(&["--cluster-id", "claimed"]),
@@ -907,6 +909,8 @@ fn the_manual_has_sections_of_one_line() {
     Ended::of(&mut User::default().program(&programs::agent(), &["man-pages", &pages]))
         .ended_with(0);
     let page = fs::read_to_string(directory.path().join("cbbootstrap-agent.1")).unwrap();
+    let help = Ended::of(&mut User::default().program(&programs::agent(), &["help", "up"]));
+    assert!(help.ended_with(0).stdout.contains("--cluster-id"));
     for section in [".SH \"EXIT STATUS\"\n.nf\n  0  success", "\nSecrets come from files"] {
         assert!(page.contains(section), "{section}: {page}");
     }

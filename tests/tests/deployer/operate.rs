@@ -11,7 +11,7 @@ use std::{
 
 use cbbootstrap_tests::{
     artifact,
-    cli::User,
+    cli::{Ended, User},
     http,
     ministack::MiniStack,
     process::{Guard, kill, wait_until},
@@ -381,6 +381,13 @@ fn the_manual_has_a_page_for_each_command() {
     fs::write(directory.path().join("file"), "").unwrap();
     let file = directory.path().join("file").display().to_string();
     user.run(&["man-pages", &file]).failed(1, "cannot write the manual");
+}
+
+#[test]
+fn full_disk_is_named() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ended = Ended::of(User::default().command(&["iam-policy"]).stdout(full));
+    ended.failed(1, "cannot write the result to stdout: No space left");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use aws_sdk_cloudformation::{
         RollbackConfiguration, RollbackTrigger, StackStatus as S, Tag,
     },
 };
+use cbbootstrap_cli::values::number;
 use clap::Args;
 
 use super::{
@@ -44,15 +45,15 @@ const REMOVAL: Poll = Poll {
 #[derive(Clone, Copy, Debug, Default, Args)]
 #[command(next_help_heading = "Stack")]
 pub struct UpdateMode {
-    /// Do not wait until the resources are ready
+    /// Do not wait until the new resources can be used; `--rollback-minutes` is then not possible
     #[arg(long)]
     pub express: bool,
-    /// Minutes to watch an update, and to roll it back if more than 5 % of the requests fail; 0 does not watch
+    /// Minutes to watch an update, at most 180, and to roll it back if more than 5 % of the requests fail; 0 does not watch
     #[arg(
         long,
         value_name = "MINUTES",
         default_value_t = 0,
-        value_parser = clap::value_parser!(u8).range(0..=180),
+        value_parser = number::<u8>(0..=180),
         conflicts_with = "express"
     )]
     pub rollback_minutes: u8,

@@ -9,7 +9,8 @@ use aws_sdk_dynamodb::{
         OnDemandThroughput, SseDescription, SseSpecification, SseStatus, SseType, TableDescription,
     },
 };
-use clap::{Args, value_parser};
+use cbbootstrap_cli::values::number;
+use clap::Args;
 use serde::Serialize;
 
 use crate::{aws::error::Answer, values::KEY_ARN};
@@ -20,10 +21,10 @@ use crate::{aws::error::Answer, values::KEY_ARN};
 #[command(next_help_heading = "Stack")]
 pub struct TableSettings {
     /// Ceiling of the table's reads, in request units a second; 0 removes it [default: unchanged]
-    #[arg(long, value_name = "NUMBER", value_parser = value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "NUMBER", value_parser = number::<i64>(0..=u64::MAX))]
     pub max_read_units: Option<i64>,
     /// Ceiling of the table's writes, in request units a second; 0 removes it [default: unchanged]
-    #[arg(long, value_name = "NUMBER", value_parser = value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "NUMBER", value_parser = number::<i64>(0..=u64::MAX))]
     pub max_write_units: Option<i64>,
     /// KMS key that encrypts the table, the zips, the logs and the function's environment [default: AWS's keys]
     #[arg(long, value_name = "ARN", value_parser = KEY_ARN.parser())]

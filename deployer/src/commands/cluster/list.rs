@@ -159,7 +159,7 @@ impl<S: Store> Operator<'_, S> {
         args: ClusterListArgs,
         signals: &mut Signals,
     ) -> anyhow::Result<()> {
-        let mut room = if args.all { usize::MAX } else { args.limit.get() };
+        let mut room = if args.all { usize::MAX } else { args.limit };
         let after = args.after.as_deref();
         let mut list = List::new(self.printer, &self.keeper, after);
         let mut step = None;

@@ -32,7 +32,7 @@ fn wrong_options_are_refused() {
             "`AgentKmsKeyArn` needs `--bucket`",
         ),
         (&["--parameter=DataVolumeSize=1"], "`DataVolumeSize` cannot be `1`"),
-        (&["--tag=aws:x=1"], "tag `aws:x`"),
+        (&["--tag=aws:x=1"], "tag `aws:x=1`"),
     ] {
         let command = ["cbbootstrap", "launch", "c"].iter().chain(options).copied();
         let rest = ["--vpc=vpc-1", "--subnet=subnet-1"].into_iter();
