@@ -252,8 +252,18 @@ impl Parsed {
     }
 
     /// Names the variable in an error that is about its value.
-    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+    pub fn explain(&self, mut error: anyhow::Error) -> anyhow::Error {
         let is_usage = Failure::find_in(&error).is_some_and(|failure| failure.exit == Exit::Usage);
+        if let Some(failure) = error.downcast_mut::<Failure>()
+            && failure.problems.len() > 1
+        {
+            for (problem, _) in failure.problems.iter_mut().filter(|_| is_usage) {
+                if let Some(variable) = self.named_by(problem) {
+                    *problem = format!("`{variable}`: {problem}");
+                }
+            }
+            return error;
+        }
         match self.named_by(&one_line(&error)) {
             Some(variable) if is_usage => error.context(format!("`{variable}`")),
             _ => error,

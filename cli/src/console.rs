@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -96,7 +95,10 @@ impl Console {
     pub fn line(&self, line: impl Display) -> anyhow::Result<bool> {
         match self.suspend(|| writeln!(anstream::stdout(), "{line}")) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-            written => Ok(written.map(|()| true).context("cannot write the result to stdout")?),
+            Err(error) => Err(Failure::new(format!("cannot write the result to stdout: {error}"))
+                .hint("check where the output goes, and that its disk is not full")
+                .into()),
+            Ok(()) => Ok(true),
         }
     }
 
@@ -156,11 +158,22 @@ impl Console {
     }
 }
 
-/// An error on one line, and its hint on another if it has one.
+/// An error on one line, and its hint on another if it has one. Each of several problems is followed by its own hint.
 pub fn error_text(error: &anyhow::Error) -> String {
-    let hint = Failure::find_in(error).and_then(|failure| failure.hint.as_deref());
-    let hint = hint.map(|hint| format!("\nhint: {}", printable(hint)));
-    format!("error: {}{}", one_line(error), hint.unwrap_or_default())
+    let failure = Failure::find_in(error);
+    let text = |message: &str, hint: Option<&str>| {
+        let hint = hint.map(|hint| format!("\nhint: {}", printable(hint)));
+        format!("error: {}{}", printable(message), hint.unwrap_or_default())
+    };
+    let whole = format!("{error:#}");
+    let Some(failure) = failure.filter(|failure| failure.problems.len() > 1) else {
+        return text(&whole, failure.and_then(|failure| failure.hint.as_deref()));
+    };
+    let context = whole.strip_suffix(&failure.to_string()).unwrap_or_default();
+    let problems = failure.problems.iter();
+    let texts =
+        problems.map(|(problem, hint)| text(&format!("{context}{problem}"), hint.as_deref()));
+    texts.collect::<Vec<_>>().join("\n")
 }
 
 pub fn style(template: &str) -> ProgressStyle {

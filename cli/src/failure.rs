@@ -140,11 +140,19 @@ pub struct Failure {
     pub exit: Exit,
     /// The only cause is a missing permission.
     pub denied: bool,
+    /// The message and the hint of each problem, if there are several.
+    pub problems: Vec<(String, Option<String>)>,
 }
 
 impl Failure {
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, exit: Exit::Failed, denied: false }
+        Self {
+            message: message.into(),
+            hint: None,
+            exit: Exit::Failed,
+            denied: false,
+            problems: Vec::new(),
+        }
     }
 
     pub fn usage(message: impl Into<String>) -> Self {
@@ -177,6 +185,9 @@ impl Failure {
     #[must_use]
     pub fn about(mut self, thing: impl Display) -> Self {
         self.message = format!("{thing}: {}", self.message);
+        for (message, _) in &mut self.problems {
+            *message = format!("{thing}: {message}");
+        }
         self
     }
 
@@ -190,6 +201,10 @@ impl Failure {
     pub fn exit(mut self, exit: Exit) -> Self {
         self.exit = exit;
         self
+    }
+
+    fn into_problems(self) -> Vec<(String, Option<String>)> {
+        if self.problems.is_empty() { vec![(self.message, self.hint)] } else { self.problems }
     }
 
     /// The failure in an error with context.
@@ -231,7 +246,9 @@ impl Problems {
         let hints = self.0.iter().filter_map(|failure| failure.hint.as_deref()).collect::<Vec<_>>();
         let messages = self.0.iter().map(ToString::to_string).collect::<Vec<_>>();
         let failure = Failure::new(messages.join("; ")).exit(exit);
-        Err(if hints.is_empty() { failure } else { failure.hint(hints.join("; ")) })
+        let mut failure = if hints.is_empty() { failure } else { failure.hint(hints.join("; ")) };
+        failure.problems = self.0.into_iter().flat_map(Failure::into_problems).collect();
+        Err(failure)
     }
 }
 
@@ -243,6 +260,7 @@ pub fn one_line(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::console::error_text;
 
     #[test]
     fn problems_become_one_failure() {
@@ -254,6 +272,11 @@ mod tests {
         problems.keep(Err::<(), _>(Failure::new("c is wrong").hint("change c")));
         let failure = problems.report().unwrap_err();
         assert_eq!(failure.to_string(), "a is missing; b is wrong; c is wrong");
+        let text = error_text(&anyhow::Error::new(failure.clone().about("f")).context("x"));
+        assert_eq!(
+            text,
+            "error: x: f: a is missing\nhint: give a\nerror: x: f: b is wrong\nerror: x: f: c is wrong\nhint: change c"
+        );
         assert_eq!(
             (failure.hint.as_deref(), failure.exit),
             (Some("give a; change c"), Exit::Usage)

@@ -206,20 +206,24 @@ impl Ended {
         self
     }
 
-    /// Asserts the exit status, an empty stdout, and an error on one line that contains this text.
+    /// Asserts the exit status, an empty stdout, and an error on one line that contains this text, perhaps one of several.
     #[track_caller]
     pub fn failed(&self, status: i32, part: &str) {
         assert_eq!((self.status, self.stdout.as_str()), (Some(status), ""), "{self}");
-        let mut lines = self.stderr.lines().skip_while(|line| !line.starts_with("error: "));
-        let error = lines.next().unwrap_or_else(|| panic!("no error\n{self}"));
-        assert!(error.contains(part), "{part:?} is not in the error\n{self}");
+        let is_error = |line: &&str| line.starts_with("error: ");
+        let mut lines =
+            self.stderr.lines().skip_while(|line| !is_error(line) || !line.contains(part));
+        assert!(lines.next().is_some(), "{part:?} is not in the error\n{self}");
         // clap says more of wrong usage.
         let hint = lines.next();
         assert!(
             status == 2 || hint.is_some_and(|line| line.starts_with("hint: ")),
             "no hint\n{self}"
         );
-        assert!(status == 2 || lines.next().is_none(), "more than error and hint\n{self}");
+        assert!(
+            status == 2 || lines.next().is_none_or(|line| is_error(&line)),
+            "more than error and hint\n{self}"
+        );
     }
 }
 

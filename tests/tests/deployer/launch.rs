@@ -451,7 +451,7 @@ fn wrong_launches_change_nothing() {
         (
             &["--parameter", "Services=n1ql", "--parameter", "ClientCidr=any"],
             2,
-            "parameter `ClientCidr` cannot be `any`; parameter `Services` cannot be `n1ql`",
+            "error: parameter `Services` cannot be `n1ql`",
         ),
         (
             &["--parameter", "SyncGatewayNodes=1", "--parameter", "Edition=community"],

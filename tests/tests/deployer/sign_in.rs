@@ -142,7 +142,8 @@ fn empty_variables_are_absent() {
 #[test]
 fn everything_that_is_missing_is_named_at_once() {
     let ended = status(&User::default(), &[]);
-    ended.failed(1, "no AWS region is set; there are no AWS credentials");
+    ended.failed(1, "error: no AWS region is set");
+    ended.failed(1, "error: there are no AWS credentials");
     for hint in ["`AWS_REGION`", "`AWS_ACCESS_KEY_ID`"] {
         assert!(ended.stderr.contains(hint), "{ended}");
     }
@@ -154,7 +155,7 @@ fn everything_that_is_missing_is_named_at_once() {
         "--function-zip=nowhere",
     ];
     let ended = User::default().run(&[&["plan"], &wrong[..]].concat());
-    for part in ["`--require-secret` cannot", "`MemorySize` cannot", "tag `aws:a` cannot"] {
+    for part in ["`--require-secret` cannot", "`MemorySize` cannot", "tag `aws:a=b` is refused"] {
         ended.failed(2, part);
     }
 }
