@@ -9,6 +9,7 @@ const FILE: &str = "\
 environments:
   dev:
     stack_name: dev-stack
+    table_name: cb-bootstrap
     region: eu-central-1
   prod:
     stack_name: prod-stack
@@ -58,7 +59,12 @@ fn errors_in_the_file_are_reported_before_aws_is_called() {
         "no parameter `Memory`",
         "did you mean `MemorySize`?",
     );
-    fails(FILE, &["plan", "--env=dev", "--tag=aws:x=1"], "tag `aws:x`", "reserved by AWS");
+    fails(
+        FILE,
+        &["plan", "--env=dev", "--tag=aws:x=1"],
+        "tag `aws:x=1` is refused",
+        "reserved by AWS",
+    );
 }
 
 #[test]
@@ -149,7 +155,7 @@ fn parameters_reach_the_stack() {
     write(
         &user,
         "cbbootstrap.yaml",
-        "environments: {dev: {stack_name: dev-stack, parameters: {MemorySize: 512, LogLevel: debug}}}",
+        "environments: {dev: {stack_name: dev-stack, table_name: cb-bootstrap, parameters: {MemorySize: 512, LogLevel: debug}}}",
     );
     let deploy = |options: &[&str]| {
         let always = ["deploy", "--env=dev", "--yes", "--no-smoke", "--output=json"];
