@@ -187,7 +187,7 @@ fn foreign_resources_are_not_changed() {
     let destroy =
         |options: &[&str]| user.run(&[&["destroy", "--yes", "--delete-table"], options].concat());
     let missing = destroy(&["--stack-name", "c", "--table-name", "missing"]).ended_with(0);
-    assert!(missing.stdout.contains("Table:    missing did not exist"), "{missing}");
+    assert!(missing.stdout.contains("Table:     missing did not exist"), "{missing}");
     destroy(&["--stack-name", "a", "--table-name", "theirs"])
         .failed(2, "stack `a` keeps its clusters in table `team-a`");
     destroy(&["--stack-name", "a"]).ended_with(0);
