@@ -16,10 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{
-    failure::{self, Failure},
-    printer::Printer,
-};
+use crate::printer::Printer;
 
 /// The most bytes of a text in a summary: a workflow may post the summary as a comment, which has at most 65,536 characters.
 const MOST_BYTES: usize = 60_000;
@@ -59,15 +56,13 @@ fn write(printer: &Printer, outputs: &[(String, String)], summary: &str) {
 /// Prints a failure as an annotation of the run, if this is one.
 pub fn annotate(console: &Console, error: &anyhow::Error) {
     if environment::variable("GITHUB_ACTIONS").as_deref() == Some("true") {
-        let hint = Failure::find_in(error).and_then(|failure| failure.hint.as_deref());
-        console.message(annotation(&failure::one_line(error), hint));
+        console.message(annotation(&error_text(error)));
     }
 }
 
 /// A workflow command. Its text is one line.
-fn annotation(error: &str, hint: Option<&str>) -> String {
-    let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-    let text = format!("{error}{hint}");
+fn annotation(error: &str) -> String {
+    let text = error.strip_prefix("error: ").unwrap_or(error);
     let text = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     format!("::error title=cbbootstrap::{text}")
 }
@@ -141,10 +136,10 @@ mod tests {
     #[test]
     fn an_annotation_is_one_line() {
         assert_eq!(
-            annotation("100 %\nlost", Some("try again")),
+            annotation("error: 100 %\nlost\nhint: try again"),
             "::error title=cbbootstrap::100 %25%0Alost%0Ahint: try again"
         );
-        assert_eq!(annotation("lost", None), "::error title=cbbootstrap::lost");
+        assert_eq!(annotation("lost"), "::error title=cbbootstrap::lost");
     }
 
     #[test]
