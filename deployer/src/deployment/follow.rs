@@ -42,7 +42,9 @@ impl Follower<'_> {
         let status = loop {
             let signal = tokio::select! {
                 status = watch.settle(step) => {
-                    break status.map_err(|it| self.lost(operation, cancellation, it))?;
+                    break status.map_err(|it| {
+                        if watch.never_began() { it } else { self.lost(operation, cancellation, it) }
+                    })?;
                 }
                 signal = signals.next() => signal,
             };

@@ -152,7 +152,7 @@ impl<'a> Preparation<'a> {
             }
             (None, _, Some(stack)) => {
                 let step = printer.step("stack");
-                Next::Change(self.watch(&stack.id).await?, step)
+                Next::Change(self.watch(&stack.id, Some(stack)).await?, step)
             }
             (None, _, None) => return Err(stack::overtaken(&self.desired.name).into()),
         };
@@ -237,14 +237,14 @@ impl<'a> Preparation<'a> {
                 // the change set obsolete.
                 let now = cloudformation::find(client, &self.desired.name);
                 let (draft, watch, now) =
-                    tokio::try_join!(change_set.read(), self.watch(&stack_id), now)?;
-                if stack::is_overtaken(Some(before), now.as_ref()) {
+                    tokio::try_join!(change_set.read(), self.watch(&stack_id, Some(before)), now)?;
+                if stack::has_changed(Some(before), now.as_ref()) {
                     return Err(stack::overtaken(&self.desired.name).into());
                 }
                 (draft, watch)
             }
             // A new stack may not be readable yet.
-            None => (change_set.read().await?, self.watch(&stack_id).await?),
+            None => (change_set.read().await?, self.watch(&stack_id, None).await?),
         };
         Ok(draft.map(|draft| (draft, watch, step)))
     }
@@ -282,8 +282,9 @@ impl<'a> Preparation<'a> {
         Ok(Next::Change(watch, step))
     }
 
-    async fn watch(&self, stack_id: &str) -> anyhow::Result<Watch> {
-        let watch = Watch::begin(&self.deployment.aws.cloudformation, stack_id).await?;
+    async fn watch(&self, stack_id: &str, before: Option<&Stack>) -> anyhow::Result<Watch> {
+        let client = &self.deployment.aws.cloudformation;
+        let watch = Watch::begin(client, stack_id, before).await?;
         Ok(watch.ok_or_else(|| stack::overtaken(&self.desired.name))?)
     }
 

@@ -233,7 +233,9 @@ impl<'a> Removal<'a> {
         let mut step = self.printer.step("stack");
         step.expect(self.resources.len());
         // `None`: someone else has deleted it.
-        if let Some(watch) = signals.or_stopped(Watch::begin(client, &stack.id)).await? {
+        if let Some(watch) =
+            signals.or_stopped(Watch::begin(client, &stack.id, Some(stack))).await?
+        {
             cloudformation::request_deletion(client, &stack.id, removal.role_arn.clone()).await?;
             let follower = Follower { client, place: &removal.place, remains: None };
             follower.follow(Operation::Delete, watch, &mut step, signals).await?;

@@ -14,7 +14,7 @@ use crate::{
     failure::Failure,
     printer::Step,
     stack::{
-        Progress, StackEvent, StackStatus,
+        Progress, Stack, StackEvent, StackStatus, has_changed, name_in,
         pace::{self, FIRST},
     },
 };
@@ -28,6 +28,9 @@ const LOST_PATIENCE: Duration = Duration::from_mins(15);
 /// How long a stack's status may lag behind a request to change it.
 const STATUS_DELAY: Duration = Duration::from_secs(10);
 
+/// How long CloudFormation may take to begin a change that it has accepted.
+const BEGIN_PATIENCE: Duration = Duration::from_mins(2);
+
 /// How often to read the stack's status as well as its events.
 const STATUS_POLL: Duration = Duration::from_secs(30);
 
@@ -39,6 +42,8 @@ pub struct Watch {
     /// The id of the last event that was seen.
     last: Option<String>,
     state: State,
+    /// The stack before the change; `None` if it is new.
+    before: Option<Box<Stack>>,
     began: Instant,
     next_poll: Instant,
     pause: Duration,
@@ -55,6 +60,8 @@ pub struct Watch {
 struct State {
     events: Vec<StackEvent>,
     progress: Progress,
+    /// Whether the change has shown: an event, or a stack that is not as it was before.
+    has_begun: bool,
     /// Whether only the stack's deletion ends the watch.
     deleting: bool,
     /// The last status that was read, if it was a settled one.
@@ -64,8 +71,13 @@ struct State {
 }
 
 impl Watch {
-    /// Watches from now on. Call it before requesting a change. `None` if the stack does not exist.
-    pub async fn begin(client: &Client, stack_id: &str) -> anyhow::Result<Option<Self>> {
+    /// Watches from now on. Call it before requesting a change of the stack `before`, or of a new one without it. `None` if the stack
+    /// does not exist.
+    pub async fn begin(
+        client: &Client,
+        stack_id: &str,
+        before: Option<&Stack>,
+    ) -> anyhow::Result<Option<Self>> {
         let Some(newest) = cloudformation::newest_events(client, stack_id).await? else {
             return Ok(None);
         };
@@ -77,6 +89,7 @@ impl Watch {
             stack_id: stack_id.to_owned(),
             last: newest.into_iter().next().map(|event| event.id),
             state: State::default(),
+            before: before.cloned().map(Box::new),
             began: now,
             next_poll: now,
             pause: FIRST,
@@ -89,8 +102,9 @@ impl Watch {
 
     /// Watches a change that is in progress already: the stack's status counts at once.
     pub async fn join(client: &Client, stack_id: &str) -> anyhow::Result<Option<Self>> {
-        let (watch, now) = (Self::begin(client, stack_id).await?, Instant::now());
-        Ok(watch.map(|it| Self { status_counts: Some(now), status_due: now, ..it }))
+        let watch = Self::begin(client, stack_id, None).await?;
+        let (state, now) = (State { has_begun: true, ..State::default() }, Instant::now());
+        Ok(watch.map(|it| Self { state, status_counts: Some(now), status_due: now, ..it }))
     }
 
     /// From now on, only the stack's deletion ends the watch: it was requested during another change.
@@ -122,6 +136,14 @@ impl Watch {
             match self.poll(step).await {
                 Ok(()) => {
                     self.last_seen = Instant::now();
+                    if self.never_began() {
+                        let name = name_in(&self.stack_id);
+                        let message =
+                            format!("CloudFormation has not begun to change stack `{name}`");
+                        return Err(Failure::new(message).hint(
+                            "see the stack's change sets and events in the CloudFormation console",
+                        ));
+                    }
                     if self.state.events.len() > seen {
                         self.last_event = self.last_seen;
                     } else {
@@ -137,6 +159,12 @@ impl Watch {
             }
             self.next_poll = Instant::now() + jittered(self.pause);
         }
+    }
+
+    /// Whether CloudFormation has had time to begin the change, and has not.
+    pub fn never_began(&self) -> bool {
+        let is_late = |since| self.last_seen >= since + BEGIN_PATIENCE;
+        !self.state.has_begun && self.status_counts.is_some_and(is_late)
     }
 
     /// Reads new events. An error says whether it is transient.
@@ -167,6 +195,7 @@ impl Watch {
         self.status_due = now + STATUS_POLL;
         match cloudformation::describe(&self.client, &self.stack_id).await {
             Ok(stack) if status_counts => {
+                self.state.has_begun |= has_changed(self.before.as_deref(), stack.as_ref());
                 self.state.believe(stack.map_or("DELETE_COMPLETE".into(), |it| it.status));
             }
             Err(error) if is_refused => return Err(blind(&error)),
@@ -185,6 +214,7 @@ where
 
 impl State {
     fn add(&mut self, event: StackEvent) {
+        self.has_begun = true;
         self.progress.see(&event);
         self.events.push(event);
     }
@@ -214,9 +244,9 @@ impl State {
         !status.ends_with("_IN_PROGRESS") && (!self.deleting || status.starts_with("DELETE_"))
     }
 
-    /// Notes a status. A settled one is the end if it is read twice in a row.
+    /// Notes a status. A settled one is the end if it is read twice in a row after the change has begun; before that, it is the old one.
     fn believe(&mut self, status: StackStatus) {
-        let settled = Some(status).filter(|status| self.is_end(status));
+        let settled = Some(status).filter(|status| self.has_begun && self.is_end(status));
         let before = std::mem::replace(&mut self.settled, settled.clone());
         self.confirmed = settled.filter(|_| before == self.settled);
     }
@@ -252,6 +282,11 @@ mod tests {
     #[test]
     fn a_status_counts_when_it_is_read_twice_in_a_row() {
         let mut state = State::default();
+        for _ in 0..3 {
+            state.believe("UPDATE_COMPLETE".into());
+            assert_eq!(state.end(), None, "the change has not begun");
+        }
+        state.has_begun = true;
         for (status, is_end) in [
             ("UPDATE_COMPLETE", false),
             ("UPDATE_IN_PROGRESS", false),

@@ -113,8 +113,8 @@ pub fn is_no_change(reason: &str) -> bool {
     reason.contains("didn't contain changes") || reason.contains("No updates are to be performed")
 }
 
-/// Whether someone else has changed a stack since it was read as `before`.
-pub fn is_overtaken(before: Option<&Stack>, now: Option<&Stack>) -> bool {
+/// Whether a stack has changed, or is changing, since it was read as `before`.
+pub fn has_changed(before: Option<&Stack>, now: Option<&Stack>) -> bool {
     match (before, now) {
         (None, None) => false,
         // A lost request of ours may have created it.

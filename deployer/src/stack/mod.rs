@@ -15,7 +15,7 @@ pub use aws_sdk_cloudformation::types::StackStatus;
 
 pub use changes::{Change, ValueChange, losses, update_lines, value_changes};
 pub use decision::{
-    Cancellation, Operation, Risk, StackAction, check_api, is_no_change, is_overtaken,
+    Cancellation, Operation, Risk, StackAction, check_api, has_changed, is_no_change,
     is_up_to_date, lost_domain, next_action, risks, verdict,
 };
 pub use drift::{Difference, Drift, Drifted};

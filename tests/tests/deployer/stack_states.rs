@@ -358,6 +358,35 @@ fn the_first_cause_is_reported_with_a_hint() {
     assert!(ended.stderr.contains("as it was before"), "{ended}");
 }
 
+#[test]
+fn a_refused_execution_is_reported_though_the_change_set_seems_to_be_executing() {
+    let scene = Scene::empty();
+    let reason = "Invalid parameter: TopicArn (Service: AmazonSNS; Status Code: 400)";
+    let check = || {
+        let mut is_refused = false;
+        scene.proxy.fault(move |call| match call.name.as_str() {
+            "cloudformation:ExecuteChangeSet" => {
+                is_refused = true;
+                Some(Fault::refuse("ValidationError", reason))
+            }
+            "cloudformation:DescribeChangeSet" if is_refused => {
+                Some(Fault::Replace("AVAILABLE".into(), "EXECUTE_IN_PROGRESS".into()))
+            }
+            _ => None,
+        });
+        let ended = scene.deploy(&[]).ended_with(1);
+        assert!(ended.stderr.contains(reason), "{ended}");
+        assert!(scene.proxy.count("cloudformation:DeleteChangeSet") > 0, "{ended}");
+    };
+    check();
+    assert_eq!(scene.status(), json!([]), "the stack that held the change set is gone");
+    for status in ["CREATE_COMPLETE", "UPDATE_COMPLETE"] {
+        scene.again();
+        scene.proxy.stack_is(status);
+        check();
+    }
+}
+
 /// An update that takes its time.
 fn slow_update(pause: Duration) -> Play {
     Play::on("ExecuteChangeSet")

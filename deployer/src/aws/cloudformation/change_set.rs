@@ -17,7 +17,7 @@ use clap::Args;
 
 use super::{
     super::{
-        error::{Answer, explain},
+        error::{Answer, explain, is_transient},
         poll::Poll,
     },
     stack::{find, request_deletion},
@@ -27,8 +27,7 @@ use crate::{
     advice,
     failure::Failure,
     stack::{
-        Change, DesiredStack, ERROR_ALARM, Stack, ValueChange, is_no_change, is_overtaken,
-        overtaken,
+        Change, DesiredStack, ERROR_ALARM, Stack, ValueChange, has_changed, is_no_change, overtaken,
     },
 };
 
@@ -122,7 +121,7 @@ impl ChangeSet {
             }
             Err(error) => {
                 let is_refused = matches!(error, SdkError::ServiceError(_));
-                if is_refused && is_overtaken(before, self.find_stack().await?.as_ref()) {
+                if is_refused && has_changed(before, self.find_stack().await?.as_ref()) {
                     return Err(overtaken(&self.stack).into());
                 }
                 Err(explain(self.purpose(), &error).into())
@@ -229,10 +228,20 @@ impl ChangeSet {
         let Err(error) = executed else {
             return Ok(());
         };
-        // If only the answer was lost, the change set itself shows that it is executed.
+        // If only the answer was lost, the change set itself shows that it is executed. After a refusal, for example of a notification
+        // topic, it may show that as well, although nothing changes.
+        let may_be_executed = is_transient(&error)
+            || matches!(
+                error.code(),
+                Some("InvalidChangeSetStatus" | "TokenAlreadyExistsException")
+            );
         let is_overtaken = match self.describe(None).await {
             Ok(Some(set)) => match set.execution_status {
-                Some(E::ExecuteInProgress | E::ExecuteComplete | E::ExecuteFailed) => return Ok(()),
+                Some(E::ExecuteInProgress | E::ExecuteComplete | E::ExecuteFailed)
+                    if may_be_executed =>
+                {
+                    return Ok(());
+                }
                 Some(E::Obsolete | E::Unavailable) => true,
                 _ => self.find_stack().await.is_ok_and(|it| it.is_some_and(|it| it.is_busy())),
             },

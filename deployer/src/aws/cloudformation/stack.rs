@@ -226,7 +226,7 @@ pub async fn roll_back(
         let answer = request.set_role_arn(role_arn).send().await;
         answer.explain("cannot roll back the update").map(drop)
     };
-    if requested.is_err() && stack::is_overtaken(Some(stack), find(client, id).await?.as_ref()) {
+    if requested.is_err() && stack::has_changed(Some(stack), find(client, id).await?.as_ref()) {
         return Err(stack::overtaken(name).into());
     }
     Ok(requested?)

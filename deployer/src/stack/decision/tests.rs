@@ -256,13 +256,13 @@ fn replacing_a_used_stack_needs_consent() {
 }
 
 #[test]
-fn a_stack_that_someone_else_touched_is_overtaken() {
+fn a_change_shows_in_id_status_and_time() {
     let at = |status: &str, updated: &str| Stack {
         updated: Some(updated.to_owned()),
         ..stack(status, "t")
     };
     let before = at("UPDATE_COMPLETE", "1");
-    for (before, now, overtaken) in [
+    for (before, now, expected) in [
         (None, None, false),
         (None, Some(at("REVIEW_IN_PROGRESS", "1")), false),
         (None, Some(at("CREATE_IN_PROGRESS", "1")), true),
@@ -271,6 +271,6 @@ fn a_stack_that_someone_else_touched_is_overtaken() {
         (Some(&before), Some(at("UPDATE_COMPLETE", "2")), true),
         (Some(&before), Some(at("UPDATE_IN_PROGRESS", "1")), true),
     ] {
-        assert_eq!(is_overtaken(before, now.as_ref()), overtaken, "{now:?}");
+        assert_eq!(has_changed(before, now.as_ref()), expected, "{now:?}");
     }
 }
