@@ -214,11 +214,15 @@ impl Policy {
     }
 }
 
-/// Joins statements about different services. That allows nothing more: an action applies only to resources of its service.
+/// Joins statements that have no service in common, or allow the same actions of those they have in common. That allows nothing more: an
+/// action applies only to resources of its service.
 fn join(statements: Vec<Statement>) -> Vec<Statement> {
-    let services = |statement: &Statement| {
-        let services = statement.action.iter().filter_map(|action| action.split(':').next());
-        services.collect::<BTreeSet<_>>()
+    let service = |action: &&'static str| action.split(':').next();
+    // The actions of the services of another statement.
+    let shared = |one: &Statement, other: &Statement| {
+        let services: BTreeSet<_> = other.action.iter().filter_map(service).collect();
+        let actions = one.action.iter().copied();
+        actions.filter(|it| service(it).is_some_and(|it| services.contains(it))).collect::<Vec<_>>()
     };
     let is_plain = |statement: &Statement| {
         statement.condition.is_none() && !statement.resource.iter().any(|arn| arn == "*")
@@ -227,7 +231,7 @@ fn join(statements: Vec<Statement>) -> Vec<Statement> {
     for statement in statements {
         let other = joined.iter_mut().find(|other| {
             let are_plain = is_plain(other) && is_plain(&statement);
-            are_plain && services(other).is_disjoint(&services(&statement))
+            are_plain && shared(other, &statement) == shared(&statement, other)
         });
         match other {
             Some(other) => {

@@ -121,6 +121,11 @@ fn a_domain_and_its_zone_are_changed_only_if_they_are_given() {
     assert_eq!((resources(&scope(), "Domain"), resources(&scope(), "HostedZone")), (None, None));
     let domain = resources(&with_domain, "Domain").unwrap();
     assert_eq!(domain[1], "arn:aws:apigateway:eu-central-1::/domainnames/a.example");
+    // CloudFormation passes the stack's tags on, and API Gateway authorizes tagging on the domain itself.
+    let statements = policy(&with_domain, PolicyFor::Deploy).statement;
+    let actions = |sid| statements.iter().find(|it| it.sid == sid).map(|it| &it.action);
+    assert!(actions("Domain").unwrap().contains("apigateway:TagResource"));
+    assert_eq!(actions("Domain"), actions("Api"));
     assert_eq!(resources(&with_domain, "HostedZone"), None);
     let zone = resources(&with_zone, "HostedZone").unwrap();
     assert_eq!(zone, ["arn:aws:route53:::hostedzone/Z1", "arn:aws:route53:::change/*"]);
@@ -252,7 +257,7 @@ fn launch_passes_roles_to_ec2_in_china() {
 }
 
 #[test]
-fn joined_statements_are_about_different_services() {
+fn joined_statements_allow_nothing_more() {
     let whole = policy(&scope(), PolicyFor::All).statement;
     let joined = join(policy(&scope(), PolicyFor::All).statement);
     assert!(joined.len() < whole.len());
