@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path, process::Command};
 
-use cbbootstrap_tests::{artifact, cli::User, front::Front, ministack::MiniStack, python};
+use cbbootstrap_tests::{
+    artifact, cli::User, front::Front, ministack::MiniStack, programs, python,
+};
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
@@ -85,6 +87,9 @@ for statement in json.loads(sys.argv[1])["Statement"]:
         service, name = action.split(":")
         listed = services[service]
         known = listed["Actions"].get(name.lower())
+        if name == "Describe*":
+            # As in the handlers' schemas.
+            continue
         if known is None:
             said.append(f"there is no {action}")
             continue
@@ -100,6 +105,116 @@ for statement in json.loads(sys.argv[1])["Statement"]:
             said.append(f"{action} is not about {statement['Resource']} but {forms}")
 print(json.dumps(said))
 "#;
+
+/// The actions of the handlers of a template's resource types that a policy lacks, by their schemas, which are part of cfn-lint.
+const HANDLERS: &str = r#"
+import fnmatch, json, pathlib, sys
+import cfnlint
+
+allowed = {action for statement in json.loads(sys.argv[1])["Statement"] for action in statement["Action"]}
+text = pathlib.Path(sys.argv[2]).read_text()
+lacking = set()
+for file in (pathlib.Path(cfnlint.__file__).parent / "data/schemas/resources").glob("*.json"):
+    schema = json.loads(file.read_text())
+    if "Type: " + schema.get("typeName", "none") + "\n" not in text:
+        continue
+    for handler, needs in schema.get("handlers", {}).items():
+        if handler != "list":
+            lacking |= {need for need in needs["permissions"] if not any(fnmatch.fnmatch(need, it) for it in allowed)}
+print(json.dumps(sorted(lacking)))
+"#;
+
+/// What the handlers in a template ask for and a policy does not allow.
+fn lacking(policy: &Value, template: &str) -> Value {
+    let template = programs::workspace().join("templates").join(template);
+    let output = Command::new(python::bin().join("python"))
+        .args(["-c", HANDLERS, &policy.to_string(), &template.display().to_string()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn only_actions_for_unused_properties_are_omitted() {
+    // Load balancers but by target groups, metrics, notifications, instance refreshes, other fleets and lattices; attached policies;
+    // replicas of secrets; and the values of secrets. Of EC2 and SSM, the policy lists the actions.
+    let launch = lacking(&printed(&["--for", "launch"]), "couchbase-cluster.yaml");
+    let omitted = json!([
+        "autoscaling:AttachLoadBalancers",
+        "autoscaling:AttachTrafficSources",
+        "autoscaling:CancelInstanceRefresh",
+        "autoscaling:DeleteNotificationConfiguration",
+        "autoscaling:DetachLoadBalancers",
+        "autoscaling:DetachTrafficSources",
+        "autoscaling:DisableMetricsCollection",
+        "autoscaling:EnableMetricsCollection",
+        "autoscaling:PutNotificationConfiguration",
+        "autoscaling:StartInstanceRefresh",
+        "cloudwatch:PutMetricAlarm",
+        "ec2:Describe*",
+        "ec2:Get*",
+        "iam:AttachRolePolicy",
+        "iam:DeleteRolePermissionsBoundary",
+        "iam:DetachRolePolicy",
+        "managed-fleets:CreateAutoScalingGroup",
+        "managed-fleets:DeleteAutoScalingGroup",
+        "managed-fleets:DeregisterAutoScalingGroup",
+        "managed-fleets:Get*",
+        "managed-fleets:RegisterAutoScalingGroup",
+        "managed-fleets:UpdateAutoScalingGroup",
+        "secretsmanager:GetSecretValue",
+        "secretsmanager:RemoveRegionsFromReplication",
+        "secretsmanager:ReplicateSecretToRegions",
+        "ssm:Get*",
+        "vpc-lattice:DeregisterTargets",
+        "vpc-lattice:GetTargetGroup",
+        "vpc-lattice:ListTargets",
+        "vpc-lattice:RegisterTargets",
+    ]);
+    assert_eq!(launch, omitted);
+
+    // Mutual TLS, networks and file systems; attached policies; code signing, layers and other settings of functions; protection, indexes
+    // and policies of log groups; and what is not an action of IAM.
+    let key = "arn:aws:kms:us-east-1:123456789012:key/k";
+    let options = ["--domain", "a.example", "--hosted-zone", "Z0123456789ABC", "--kms-key", key];
+    let deploy = lacking(&printed(&options), "stack.yaml");
+    let omitted = json!([
+        "apigateway:AddCertificateToDomain",
+        "apigateway:RemoveCertificateFromDomain",
+        "ec2:DescribeNetworkInterfaces",
+        "ec2:DescribeSecurityGroups",
+        "ec2:DescribeSubnets",
+        "ec2:DescribeVpcs",
+        "elasticfilesystem:DescribeMountTargets",
+        "firehose:TagDeliveryStream",
+        "iam:AttachRolePolicy",
+        "iam:DeleteRolePermissionsBoundary",
+        "iam:DetachRolePolicy",
+        "lambda:AssociateRuntimeAlias",
+        "lambda:DeleteFunctionCodeSigningConfig",
+        "lambda:GetCodeSigningConfig",
+        "lambda:GetLayerVersion",
+        "lambda:PassCapacityProvider",
+        "lambda:PutFunctionCodeSigningConfig",
+        "lambda:PutFunctionRecursionConfig",
+        "lambda:PutFunctionScalingConfig",
+        "lambda:PutRuntimeManagementConfig",
+        "logs:DeleteDataProtectionPolicy",
+        "logs:DeleteIndexPolicy",
+        "logs:DeleteResourcePolicy",
+        "logs:PutBearerTokenAuthentication",
+        "logs:PutDataProtectionPolicy",
+        "logs:PutIndexPolicy",
+        "logs:PutLogGroupDeletionProtection",
+        "route53:ListHostedZones",
+        "s3:GetObjectVersion",
+        "s3:REST.PUT.OBJECT",
+        "s3:getObject",
+        "s3files:ListMountTargets",
+    ]);
+    assert_eq!(deploy, omitted);
+}
 
 #[test]
 fn every_action_exists_and_is_scoped() {

@@ -118,8 +118,13 @@ fn requests(policy: &Value) -> Vec<Request> {
             .map(str::to_owned)
             .collect()
     };
+    // IAM simulates no patterns.
+    let actions = |statement: &Value| {
+        let actions = texts(&statement["Action"]).into_iter();
+        actions.filter(|action| !action.contains('*')).collect()
+    };
     let request = |statement: &Value| Request {
-        actions: texts(&statement["Action"]),
+        actions: actions(statement),
         resources: texts(&statement["Resource"]).iter().map(|arn| example(arn)).collect(),
         // `StringEquals`, `StringLike`
         context: statement["Condition"]
@@ -167,7 +172,7 @@ mod tests {
     #[test]
     fn each_statement_is_a_request() {
         let policy = json!({"Statement": [
-            {"Action": ["sts:GetCallerIdentity"], "Resource": ["*"]},
+            {"Action": ["sts:GetCallerIdentity", "autoscaling:Describe*"], "Resource": ["*"]},
             {
                 "Action": ["iam:PassRole"], "Resource": ["arn:aws:iam::1:role/s-*"],
                 "Condition": {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}},
@@ -185,6 +190,7 @@ mod tests {
             panic!("four requests")
         };
         assert_eq!((plain.resources[0].as_str(), plain.context.len()), ("*", 0));
+        assert_eq!(plain.actions, ["sts:GetCallerIdentity"]);
         assert_eq!(conditional.actions, ["iam:PassRole"]);
         assert_eq!(conditional.resources, ["arn:aws:iam::1:role/s-example"]);
         let context = ("iam:PassedToService".to_owned(), "lambda.amazonaws.com".to_owned());
