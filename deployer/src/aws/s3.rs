@@ -15,7 +15,7 @@ use aws_sdk_s3::{
         ServerSideEncryptionConfiguration, ServerSideEncryptionRule,
     },
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Aws, Identity, UPLOAD_TIMEOUT,
@@ -187,28 +187,25 @@ impl Bucket {
             .ignore_public_acls(true)
             .restrict_public_buckets(true)
             .build();
-        let arn = format!("arn:{}:s3:::{bucket}", self.owner.partition);
-        let policy = json!({
-            "Version": "2012-10-17",
-            "Statement": [{
-                "Sid": "TlsOnly",
-                "Effect": "Deny",
-                "Principal": "*",
-                "Action": "s3:*",
-                "Resource": [&arn, &format!("{arn}/*")],
-                "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-            }],
-        });
         // In sequence: S3 refuses two changes of a bucket at the same time, and `Retries` is for another deployer's.
         let encrypt =
             request!(self.put_bucket_encryption).server_side_encryption_configuration(encryption);
-        encrypt.send().await.explain(format!("cannot encrypt bucket `{bucket}`"))?;
+        let (encrypted, policy) =
+            tokio::join!(encrypt.send(), request!(self.get_bucket_policy).send());
+        encrypted.explain(format!("cannot encrypt bucket `{bucket}`"))?;
+        let policy = policy.absent_on("NoSuchBucketPolicy");
+        let policy = policy.explain(format!("cannot read the policy of bucket `{bucket}`"))?;
+        let policy = policy.and_then(|it| it.policy);
         let close =
             request!(self.put_public_access_block).public_access_block_configuration(private);
         let what = format!("cannot block public access to bucket `{bucket}`");
         close.send().await.explain(what)?;
-        let set_policy = request!(self.put_bucket_policy).policy(policy.to_string());
-        set_policy.send().await.explain(format!("cannot set the policy of bucket `{bucket}`"))?;
+        let arn = format!("arn:{}:s3:::{bucket}", self.owner.partition);
+        if let Some(policy) = tls_only(policy.as_deref(), &arn)? {
+            let set_policy = request!(self.put_bucket_policy).policy(policy.to_string());
+            let what = format!("cannot set the policy of bucket `{bucket}`");
+            set_policy.send().await.explain(what)?;
+        }
         Ok(())
     }
 
@@ -316,6 +313,30 @@ impl Bucket {
     }
 }
 
+/// The bucket's policy with the statement that requires TLS; `None` if it has it. Others may have added theirs, such as the permission of
+/// a cluster's nodes to read Couchbase's package.
+fn tls_only(policy: Option<&str>, arn: &str) -> serde_json::Result<Option<Value>> {
+    let mut policy: Value = serde_json::from_str(policy.unwrap_or(r#"{"Version": "2012-10-17"}"#))?;
+    let mut statements = match policy["Statement"].take() {
+        Value::Null => Vec::new(),
+        Value::Array(statements) => statements,
+        statement => vec![statement],
+    };
+    if statements.iter().any(|statement| statement["Sid"] == "TlsOnly") {
+        return Ok(None);
+    }
+    statements.push(json!({
+        "Sid": "TlsOnly",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:*",
+        "Resource": [arn, format!("{arn}/*")],
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }));
+    policy["Statement"] = statements.into();
+    Ok(Some(policy))
+}
+
 /// Whether those who may use only `kms_key` can read an object that `object_key` encrypts. Without a customer's key, everybody who may
 /// read the bucket can.
 fn is_readable(object_key: Option<&str>, kms_key: Option<&str>) -> bool {
@@ -348,6 +369,25 @@ mod tests {
             (Some("k"), None, false),
         ] {
             assert_eq!(is_readable(object_key, kms_key), expected, "{object_key:?} {kms_key:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_keeps_the_statements_of_others() {
+        let theirs = json!({"Sid": "Nodes", "Effect": "Allow"});
+        for (statements, kept) in [
+            (None, vec![]),
+            (Some(json!([theirs])), vec![&theirs]),
+            (Some(theirs.clone()), vec![&theirs]),
+        ] {
+            let policy =
+                statements.map(|it| json!({"Version": "2008-10-17", "Statement": it}).to_string());
+            let policy = tls_only(policy.as_deref(), "arn:aws:s3:::b").unwrap().unwrap();
+            let statements = policy["Statement"].as_array().unwrap();
+            let (ours, others) = statements.split_last().unwrap();
+            assert_eq!(ours["Resource"], json!(["arn:aws:s3:::b", "arn:aws:s3:::b/*"]));
+            assert!(others.iter().eq(kept), "{policy}");
+            assert_eq!(tls_only(Some(&policy.to_string()), "arn:aws:s3:::b").unwrap(), None);
         }
     }
 

@@ -205,6 +205,27 @@ fn artifacts_of_another_stack_stay() {
 }
 
 #[test]
+fn statements_of_others_in_the_policy_of_the_bucket_stay() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    user.deploy(artifact::small_zip(), &[]).ended_with(0);
+    let bucket = "cbbootstrap-artifacts-000000000000-us-east-1";
+    let statement = json!({
+        "Sid": "Nodes", "Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::000000000000:root"}, "Action": "s3:GetObject",
+        "Resource": format!("arn:aws:s3:::{bucket}/packages/*"),
+    });
+    let policy = json!({"Version": "2012-10-17", "Statement": [statement]});
+    aws.boto(&format!(
+        "client('s3').put_bucket_policy(Bucket='{bucket}', Policy=json.dumps({policy}))"
+    ));
+    user.deploy(artifact::small_zip_number(1), &[]).ended_with(0);
+    let ids = aws.boto(&format!(
+        "[s['Sid'] for s in json.loads(client('s3').get_bucket_policy(Bucket='{bucket}')['Policy'])['Statement']]"
+    ));
+    assert_eq!(ids, json!(["Nodes", "TlsOnly"]));
+}
+
+#[test]
 fn a_table_is_backed_up_before_it_is_deleted() {
     let aws = MiniStack::start();
     let user = aws.user();
