@@ -39,6 +39,20 @@ fn cfn_lint_accepts_the_templates() {
     assert_eq!(names, ["couchbase-cluster.yaml", "github-oidc-role.yaml", "stack.yaml"]);
 }
 
+/// API Gateway keeps the value of a property that an update omits, which MiniStack removes.
+#[test]
+fn properties_of_the_api_are_never_omitted() {
+    let file = programs::workspace().join("templates/stack.yaml");
+    let template: Value = serde_yaml::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let resources = template["Resources"].as_mapping().unwrap().values();
+    let of_api = |it: &&Value| it["Type"].as_str().unwrap().starts_with("AWS::ApiGatewayV2::");
+    let of_api: Vec<_> = resources.filter(of_api).collect();
+    assert_eq!(of_api.len(), 6);
+    for resource in of_api {
+        assert!(!format!("{resource:?}").contains("AWS::NoValue"), "{resource:?}");
+    }
+}
+
 /// Neither cfn-lint nor MiniStack checks them as EC2 does.
 #[test]
 fn descriptions_of_security_groups_have_allowed_characters() {
