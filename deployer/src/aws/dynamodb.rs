@@ -18,6 +18,7 @@ use aws_sdk_dynamodb::{
     operation::{
         describe_continuous_backups::DescribeContinuousBackupsError,
         describe_time_to_live::DescribeTimeToLiveError,
+        update_table::builders::UpdateTableFluentBuilder,
     },
     types::{
         AttributeDefinition, BillingMode, ContinuousBackupsStatus, KeySchemaElement, KeyType,
@@ -222,7 +223,6 @@ async fn complete(
     }
     if found.is_some_and(|table| table.ours && !table.deletion_protection) {
         let what = format!("cannot protect table `{name}` against deletion");
-        wait_for_update(client, name).await?;
         protect(client, name, true, &what).await?;
     }
     Ok(())
@@ -394,17 +394,41 @@ async fn recovery(
 
 /// Turns deletion protection on or off, and waits for that.
 async fn protect(client: &Client, name: &str, is_on: bool, what: &str) -> anyhow::Result<()> {
-    let update = client.update_table().table_name(name).deletion_protection_enabled(is_on);
-    update.send().await.explain(what)?;
-    wait_for_update(client, name).await
+    let is_done =
+        |table: &TableDescription| table.deletion_protection_enabled.unwrap_or_default() == is_on;
+    update(client, name, what, is_done, |it| it.deletion_protection_enabled(is_on)).await?;
+    wait_for_update(client, name).await.map(drop)
 }
 
-async fn wait_for_update(client: &Client, name: &str) -> anyhow::Result<()> {
+/// Updates the table. DynamoDB refuses that during another update, which may be that of another deployment, or the same one if its answer
+/// was lost: afterwards, it may be done.
+async fn update(
+    client: &Client,
+    name: &str,
+    what: &str,
+    is_done: impl Fn(&TableDescription) -> bool,
+    set: impl Fn(UpdateTableFluentBuilder) -> UpdateTableFluentBuilder,
+) -> anyhow::Result<()> {
+    CHANGE
+        .until(what, async || {
+            let updated = set(client.update_table().table_name(name)).send().await;
+            if updated.absent_on("ResourceInUseException").explain(what)?.is_some() {
+                return Ok(Some(()));
+            }
+            let table = wait_for_update(client, name).await?;
+            Ok(table.as_ref().is_some_and(&is_done).then_some(()))
+        })
+        .await
+}
+
+/// Returns the table after it.
+async fn wait_for_update(client: &Client, name: &str) -> anyhow::Result<Option<TableDescription>> {
     CHANGE
         .until(&format!("table `{name}` is still being updated"), async || {
-            let updating = Some(TableStatus::Updating);
             let table = describe(client, name).await?;
-            Ok(table.is_none_or(|table| table.table_status != updating).then_some(()))
+            let updating = Some(TableStatus::Updating);
+            let is_updating = table.as_ref().is_some_and(|it| it.table_status == updating);
+            Ok((!is_updating).then_some(table))
         })
         .await
 }

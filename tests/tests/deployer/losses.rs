@@ -345,6 +345,52 @@ fn a_table_that_cannot_be_deleted_is_protected_again() {
     assert_eq!(is_protected(), json!(false));
 }
 
+/// The first answer to `UpdateTable` is lost, and the next calls of it are refused in this way.
+fn lose_update(proxy: &Proxy, times: usize, refusal: Fault) {
+    let mut calls = 0;
+    proxy.fault(move |call| {
+        calls += usize::from(call.name == "dynamodb:UpdateTable");
+        match calls {
+            _ if call.name != "dynamodb:UpdateTable" => None,
+            1 => Some(Fault::DropAnswer),
+            _ => (calls <= times + 1).then(|| refusal.clone()),
+        }
+    });
+}
+
+#[test]
+fn a_repeated_update_of_a_table_does_no_harm() {
+    let aws = MiniStack::start();
+    aws.user().deploy(artifact::small_zip(), &[]).ended_with(0);
+    let proxy = Proxy::start(&aws);
+    let user = proxy.user();
+    let refusal = |code| Fault::refuse(code, "Attempt to change a resource which is in use");
+    for option in ["--max-read-units=100", "--max-write-units=100", "--max-read-units=0"] {
+        lose_update(&proxy, 1, refusal("ResourceInUseException"));
+        user.deploy(artifact::small_zip(), &[option]).ended_with(0);
+        assert_eq!(user.plan(artifact::small_zip(), &[option])["changed"], json!(false));
+    }
+    let is_protected = || {
+        let table = "client('dynamodb').describe_table(TableName='cb-bootstrap')['Table']";
+        aws.boto(&format!("{table}['DeletionProtectionEnabled']"))
+    };
+    let options = ["--no-backup", "--table-name", "cb-bootstrap"];
+    lose_update(&proxy, 1, refusal("AccessDeniedException"));
+    let denied = destroy(&user, &options).ended_with(1);
+    assert!(!denied.stderr.contains("no longer protected"), "{denied}");
+    assert_eq!(is_protected(), json!(true));
+    lose_update(&proxy, 2, refusal("AccessDeniedException"));
+    let denied = destroy(&user, &options).ended_with(1);
+    assert!(denied.stderr.contains("no longer protected"), "{denied}");
+    assert_eq!(is_protected(), json!(false));
+    aws.boto(
+        "client('dynamodb').update_table(TableName='cb-bootstrap', DeletionProtectionEnabled=True)",
+    );
+    lose_update(&proxy, 1, refusal("ResourceInUseException"));
+    destroy(&user, &options).ended_with(0);
+    assert_eq!(tables(&aws), json!([]));
+}
+
 #[test]
 fn an_update_of_a_table_ends_before_its_deletion() {
     let aws = MiniStack::start();

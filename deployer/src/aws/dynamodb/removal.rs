@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{CHANGE, describe, protect, unless_too_new, wait_for_update};
 use crate::{
     aws::error::{Answer, explain},
-    failure::Exit,
+    failure::{Exit, Failure},
     stack::region_in,
 };
 
@@ -57,27 +57,19 @@ pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
         if table.table_status == Some(TableStatus::Updating) {
             wait_for_update(client, name).await?;
         }
-        if is_protected {
-            protect(client, name, false, &what).await?;
-        }
-        let deleted = client.delete_table().table_name(name).send().await;
-        match deleted {
-            Ok(_) => (),
-            // The SDK repeated a request whose answer was lost.
-            Err(_) if is_being_deleted(client, name).await => (),
-            Err(error) => {
-                let is_busy = error.code() == Some("ResourceInUseException");
-                let failure = explain(&what, &error);
-                let failure = if is_busy { failure.exit(Exit::Busy) } else { failure };
-                let is_unprotected =
-                    is_protected && protect(client, name, true, &what).await.is_err();
-                return Err(if is_unprotected {
-                    failure.also(&unprotected(&table))
-                } else {
-                    failure
-                }
-                .into());
-            }
+        if !is_protected {
+            request_deletion(client, name, &what).await?;
+        } else if let Err(error) = delete_protected(client, name, &what).await {
+            // The protection may be off even if its removal seems to have failed.
+            let is_protected = match wait_for_update(client, name).await {
+                Ok(Some(table)) if table.deletion_protection_enabled == Some(true) => true,
+                _ => protect(client, name, true, &what).await.is_ok(),
+            };
+            return Err(match error.downcast::<Failure>() {
+                Ok(failure) if !is_protected => failure.also(&unprotected(&table)).into(),
+                Ok(failure) => failure.into(),
+                Err(error) => error,
+            });
         }
     }
     CHANGE
@@ -86,6 +78,24 @@ pub async fn delete(client: &Client, name: &str) -> anyhow::Result<bool> {
         })
         .await?;
     Ok(true)
+}
+
+async fn delete_protected(client: &Client, name: &str, what: &str) -> anyhow::Result<()> {
+    protect(client, name, false, what).await?;
+    request_deletion(client, name, what).await
+}
+
+async fn request_deletion(client: &Client, name: &str, what: &str) -> anyhow::Result<()> {
+    match client.delete_table().table_name(name).send().await {
+        Ok(_) => Ok(()),
+        // The SDK repeated a request whose answer was lost.
+        Err(_) if is_being_deleted(client, name).await => Ok(()),
+        Err(error) => {
+            let is_busy = error.code() == Some("ResourceInUseException");
+            let failure = explain(what, &error);
+            Err(if is_busy { failure.exit(Exit::Busy) } else { failure }.into())
+        }
+    }
 }
 
 /// The hint for a table whose deletion failed after its protection was turned off, and could not be turned on again.

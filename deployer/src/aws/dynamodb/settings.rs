@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::wait_for_update;
+use super::update;
 use aws_sdk_dynamodb::{
     Client,
+    operation::update_table::builders::UpdateTableFluentBuilder as Update,
     types::{
         OnDemandThroughput, SseDescription, SseSpecification, SseStatus, SseType, TableDescription,
     },
@@ -13,7 +14,7 @@ use cbbootstrap_cli::values::number;
 use clap::Args;
 use serde::Serialize;
 
-use crate::{aws::error::Answer, values::KEY_ARN};
+use crate::values::KEY_ARN;
 
 /// As options, `None` leaves a setting as it is, and 0 or an empty key removes it. As settings of a table, `None` means that there is
 /// no ceiling, or that AWS owns the key.
@@ -101,19 +102,19 @@ impl TableSettings {
         current: &Self,
     ) -> anyhow::Result<()> {
         let what = format!("cannot change the settings of table `{name}`");
-        if (self.max_read_units, self.max_write_units)
-            != (current.max_read_units, current.max_write_units)
-        {
-            wait_for_update(client, name).await?;
-            let update = client.update_table().table_name(name);
-            update.on_demand_throughput(self.all_throughput()).send().await.explain(&what)?;
+        let ceilings = |it: &Self| (it.max_read_units, it.max_write_units);
+        if ceilings(self) != ceilings(current) {
+            let is_done = |table: &_| ceilings(&Self::from_description(table)) == ceilings(self);
+            let throughput = self.all_throughput();
+            let set = |it: Update| it.on_demand_throughput(throughput.clone());
+            update(client, name, &what, is_done, set).await?;
         }
         if self.kms_key != current.kms_key {
-            wait_for_update(client, name).await?;
+            let is_done = |table: &_| Self::from_description(table).kms_key == self.kms_key;
             let none = || SseSpecification::builder().enabled(false).build();
             let encryption = self.encryption().unwrap_or_else(none);
-            let update = client.update_table().table_name(name);
-            update.sse_specification(encryption).send().await.explain(&what)?;
+            let set = |it: Update| it.sse_specification(encryption.clone());
+            update(client, name, &what, is_done, set).await?;
         }
         Ok(())
     }
