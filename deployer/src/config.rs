@@ -22,7 +22,7 @@ use crate::{
     failure::{Exit, Failure},
     package::BuildArgs,
     settings::{DEFAULT_STACK_NAME, Target, WaitArgs},
-    values::Auth,
+    values::{Auth, NO_TOPICS},
 };
 
 /// The file that is read unless `--config` names another.
@@ -227,7 +227,9 @@ fn read_environment(command: &Command, settings: &Mapping) -> Result<Vec<Setting
         let Some(arg) = find(&format!("{FALLBACK}{key}")).or_else(|| find(key)) else {
             continue;
         };
-        let option = Setting::new(arg, value)
+        let is_empty = value.as_sequence().is_some_and(Vec::is_empty);
+        let none = (is_empty && key == "notification_arns").then(|| vec![NO_TOPICS].into());
+        let option = Setting::new(arg, none.as_ref().unwrap_or(value))
             .map_err(|rule| Failure::new(format!("`{key}` {rule}")).hint(EXAMPLE))?;
         option.check(command, key)?;
         options.push(option);

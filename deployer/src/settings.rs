@@ -23,7 +23,8 @@ use crate::{
     stack::{OWNER_TAG, STACK_TAG},
     template::{self, Declaration},
     values::{
-        Arch, Auth, BUCKET_NAME, POLICY_ARN, ROLE_ARN, STACK_NAME, TABLE_NAME, TOPIC_ARN, pair,
+        Arch, Auth, BUCKET_NAME, NO_TOPICS, POLICY_ARN, ROLE_ARN, STACK_NAME, TABLE_NAME, pair,
+        topic,
     },
 };
 
@@ -119,8 +120,8 @@ pub struct StackOptions {
     /// Policy that is the permissions boundary of the function's role
     #[arg(long, value_name = "ARN", value_parser = POLICY_ARN.parser())]
     pub permissions_boundary: Option<String>,
-    /// SNS topic for the stack's events; can be repeated
-    #[arg(long = "notification-arn", value_name = "ARN", value_parser = TOPIC_ARN.parser())]
+    /// SNS topic for the stack's events, or `none` to remove all; can be repeated [default: unchanged]
+    #[arg(long = "notification-arn", value_name = "ARN", value_parser = topic)]
     pub notification_arns: Vec<String>,
     #[command(flatten)]
     pub table: TableSettings,
@@ -132,6 +133,12 @@ pub struct StackOptions {
 }
 
 impl StackOptions {
+    /// The topics for the stack's events; `None` leaves the current ones.
+    pub fn topics(&self) -> Option<Vec<String>> {
+        let topics = Some(&self.notification_arns).filter(|topics| !topics.is_empty())?;
+        Some(topics.iter().filter(|topic| *topic != NO_TOPICS).cloned().collect())
+    }
+
     /// Whether anybody may call the API.
     pub fn is_public(&self) -> bool {
         self.auth == Auth::None && !self.require_secret
@@ -307,6 +314,10 @@ pub fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Failure> {
 }
 
 fn check_topics(topics: &[String]) -> Result<(), Failure> {
+    if topics.len() > 1 && topics.iter().any(|topic| topic == NO_TOPICS) {
+        let message = format!("`--notification-arn {NO_TOPICS}` cannot be combined with topics");
+        return Err(Failure::usage(message).hint("omit one of them"));
+    }
     if topics.len() <= MOST_TOPICS {
         return Ok(());
     }

@@ -75,6 +75,13 @@ pub const CERTIFICATE_ARN: Rule = Rule(
 );
 pub const TOPIC_ARN: Rule =
     Rule(r"^arn:[^:]+:sns:[^:]*:[^:]*:.", "a topic's ARN is arn:aws:sns:REGION:ACCOUNT:NAME");
+/// The topic that stands for no topics: an absent option leaves those of the stack.
+pub const NO_TOPICS: &str = "none";
+
+pub fn topic(value: &str) -> Result<String, String> {
+    if value == NO_TOPICS { Ok(value.to_owned()) } else { TOPIC_ARN.check(value) }
+}
+
 pub const STACK_NAME: Rule = Rule(
     r"^[A-Za-z][A-Za-z0-9-]{0,127}$",
     "a stack's name is at most 128 letters, digits and hyphens, and starts with a letter",

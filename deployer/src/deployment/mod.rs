@@ -156,7 +156,7 @@ pub fn desired_stack(
         template,
         parameters,
         tags: target.tags(),
-        notification_arns: target.stack.notification_arns.clone(),
+        notification_arns: target.stack.topics(),
         role_arn: target.stack.role_arn.clone(),
     })
 }

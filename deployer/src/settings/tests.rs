@@ -142,6 +142,25 @@ fn options_take_precedence_over_the_file_and_this_over_defaults() {
 }
 
 #[test]
+fn topics_stay_unless_the_list_is_empty() {
+    let topic = "arn:aws:sns:eu-central-1:123456789012:t".to_owned();
+    let file = |list: &str| format!("environments: {{dev: {{notification_arns: {list}}}}}");
+    let listed = file(&format!("[\"{topic}\"]"));
+    let (one, none) = (format!("--notification-arn={topic}"), "--notification-arn=none");
+    for (options, file, expected) in [
+        (&[][..], "", None),
+        (&[], &listed, Some(vec![topic.clone()])),
+        (&[], &file("[]"), Some(vec![])),
+        (&[none], &listed, Some(vec![])),
+        (&[&one], &file("[]"), Some(vec![topic.clone()])),
+    ] {
+        let args = deploy(options, Some(file).filter(|file| !file.is_empty())).unwrap();
+        assert_eq!(args.target.stack.topics(), expected, "{options:?} {file}");
+    }
+    assert_eq!(deploy(&[none, &one], None).unwrap_err().exit, Exit::Usage);
+}
+
+#[test]
 fn other_commands_read_the_file_too() {
     let destroy = |file| match parsed(&["destroy"], file) {
         Command::Destroy(args) => args.removal,

@@ -97,8 +97,10 @@ pub fn is_up_to_date(stack: &Stack, template: Option<&str>, desired: &DesiredSta
     template.is_some_and(|template| is_same_template(template, desired.template))
         && stack.parameters == desired.parameters
         && stack.tags == desired.all_tags()
-        && (desired.notification_arns.is_empty()
-            || topics(&stack.notification_arns) == topics(&desired.notification_arns))
+        && desired
+            .notification_arns
+            .as_ref()
+            .is_none_or(|desired| topics(&stack.notification_arns) == topics(desired))
         && stack.is_good()
 }
 

@@ -76,8 +76,8 @@ pub struct DesiredStack {
     pub parameters: BTreeMap<String, String>,
     /// The user's tags; [`DesiredStack::all_tags`] adds [`OWNER_TAG`].
     pub tags: BTreeMap<String, String>,
-    /// Topics for the stack's events. An empty list leaves the current ones.
-    pub notification_arns: Vec<String>,
+    /// Topics for the stack's events; `None` leaves the current ones.
+    pub notification_arns: Option<Vec<String>>,
     /// The role that CloudFormation assumes; `None` leaves the current one. A different role alone is not a change: it
     /// takes effect with the next one.
     pub role_arn: Option<String>,

@@ -117,6 +117,21 @@ fn code_is_uploaded_again_only_after_another_update() {
 }
 
 #[test]
+fn topics_are_removed_only_on_request() {
+    let aws = MiniStack::start();
+    let proxy = Proxy::start(&aws);
+    let topics = |options: &[&str]| {
+        proxy.reset();
+        proxy.user().plan(artifact::small_zip(), options);
+        let create = proxy.wait_for("cloudformation:CreateChangeSet");
+        let parameters = create.parameters.as_object().unwrap().clone();
+        parameters.into_iter().filter(|(name, _)| name.starts_with("Notif")).collect::<Value>()
+    };
+    assert_eq!(topics(&[]), json!({}));
+    assert_eq!(topics(&["--notification-arn=none"]), json!({"NotificationARNs": ""}));
+}
+
+#[test]
 fn stack_options_apply_and_return_to_their_defaults() {
     let aws = MiniStack::start();
     let proxy = Proxy::start(&aws);

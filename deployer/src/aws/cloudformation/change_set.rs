@@ -90,7 +90,6 @@ impl ChangeSet {
         });
         let tags = desired.all_tags().into_iter();
         let tags = tags.map(|(key, value)| Tag::builder().key(key).value(value).build());
-        let topics = Some(desired.notification_arns.clone()).filter(|topics| !topics.is_empty());
         let express = mode.express.then(|| {
             let express = DeploymentConfig::builder().mode(DeploymentConfigMode::Express);
             express.disable_rollback(false).build()
@@ -106,7 +105,7 @@ impl ChangeSet {
             .set_parameters(Some(parameters.collect()))
             .capabilities(Capability::CapabilityIam)
             .set_tags(Some(tags.collect()))
-            .set_notification_arns(topics)
+            .set_notification_arns(desired.notification_arns.clone())
             .set_role_arn(desired.role_arn.clone())
             .set_rollback_configuration(before.map(|stack| rollback(stack, mode.rollback_minutes)))
             .set_deployment_config(express)

@@ -142,7 +142,7 @@ fn a_stack_is_up_to_date_if_nothing_but_comments_differs() {
         template: "Resources: {}",
         parameters: BTreeMap::from([("TableName".to_owned(), "t".to_owned())]),
         tags: BTreeMap::from([("team".to_owned(), "data".to_owned())]),
-        notification_arns: topics(&["a", "b"]),
+        notification_arns: Some(topics(&["a", "b"])),
         ..DesiredStack::default()
     };
     let deployed = || Stack {
@@ -154,8 +154,12 @@ fn a_stack_is_up_to_date_if_nothing_but_comments_differs() {
     assert!(is_up_to_date(&deployed(), template, &desired()));
     assert!(!is_up_to_date(&deployed(), None, &desired()));
     assert!(!is_up_to_date(&deployed(), Some("Resources: {A: {}}"), &desired()));
-    let keeps_topics = DesiredStack { notification_arns: Vec::new(), ..desired() };
+    let keeps_topics = DesiredStack { notification_arns: None, ..desired() };
     assert!(is_up_to_date(&deployed(), template, &keeps_topics));
+    let has_none = DesiredStack { notification_arns: Some(Vec::new()), ..desired() };
+    assert!(!is_up_to_date(&deployed(), template, &has_none));
+    let without_topics = Stack { notification_arns: Vec::new(), ..deployed() };
+    assert!(is_up_to_date(&without_topics, template, &has_none));
     let edits: [fn(&mut Stack); 4] = [
         |stack| stack.status = StackStatus::from("UPDATE_ROLLBACK_FAILED"),
         |stack| drop(stack.tags.remove("team")),
