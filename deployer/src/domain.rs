@@ -57,18 +57,6 @@ impl DomainArgs {
         Ok(())
     }
 
-    pub fn check_region(&self, region: &str) -> Result<(), Failure> {
-        let certificate_region =
-            self.certificate_arn.as_deref().and_then(|arn| arn.split(':').nth(3));
-        match certificate_region.filter(|other| *other != region) {
-            Some(other) => Err(Failure::usage(format!(
-                "the certificate is in {other}, but the API is in {region}"
-            ))
-            .hint("pass a certificate of the API's region with `--certificate-arn`")),
-            None => Ok(()),
-        }
-    }
-
     /// The API's URL on the domain.
     pub fn endpoint(&self) -> Option<String> {
         let domain = self.domain.as_ref()?;
@@ -151,19 +139,6 @@ mod tests {
             assert_eq!(failure.as_ref().map(ToString::to_string).as_deref(), message);
             assert!(failure.is_none_or(|failure| failure.exit == Exit::Usage));
         }
-    }
-
-    #[test]
-    fn certificate_is_in_the_region_of_the_api() {
-        let with = args([Some("api.example.com"), Some(ARN), None, None]);
-        assert!(with.check_region("eu-central-1").is_ok());
-        assert!(DomainArgs::default().check_region("us-east-1").is_ok());
-        let failure = with.check_region("us-east-1").unwrap_err();
-        assert_eq!(
-            failure.to_string(),
-            "the certificate is in eu-central-1, but the API is in us-east-1"
-        );
-        assert_eq!(failure.exit, Exit::Usage);
     }
 
     #[test]

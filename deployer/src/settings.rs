@@ -20,7 +20,7 @@ use crate::{
     fields::serialize_path,
     local::data,
     package::{ArtifactSource, BuildArgs, FUNCTION},
-    stack::{OWNER_TAG, STACK_TAG},
+    stack::{OWNER_TAG, STACK_TAG, region_in},
     template::{self, Declaration},
     values::{
         Arch, Auth, BUCKET_NAME, NO_TOPICS, POLICY_ARN, ROLE_ARN, STACK_NAME, TABLE_NAME, pair,
@@ -230,8 +230,17 @@ impl Target {
     /// Reads region and credentials, and checks the options that depend on the region, before any call to AWS.
     pub async fn connect(&self) -> anyhow::Result<Aws> {
         let aws = Aws::connect(&self.place.access).await?;
-        self.stack.domain.check_region(&aws.region)?;
+        self.check_region(&aws.region)?;
         Ok(aws)
+    }
+
+    fn check_region(&self, region: &str) -> Result<(), Failure> {
+        let StackOptions { parameters, notification_arns, table, domain, .. } = &self.stack;
+        let certificate = domain.certificate_arn.iter().map(|arn| ("the certificate", arn));
+        let key = table.kms_key.iter().map(|arn| ("the KMS key", arn));
+        let topics = notification_arns.iter().map(|arn| ("the notification topic", arn));
+        let parameters = parameters.iter().map(|(name, value)| (name.as_str(), value));
+        check_regions(certificate.chain(key).chain(topics).chain(parameters), region)
     }
 
     /// Checks parameters, tags and topics alone: options that are added later can change `--auth` and `--require-secret`.
@@ -280,6 +289,22 @@ pub fn ids<A: Args>() -> Vec<Id> {
 /// Later pairs replace earlier ones of the same name; those of the file come first.
 pub fn map(pairs: &[(String, String)]) -> BTreeMap<String, String> {
     pairs.iter().cloned().collect()
+}
+
+/// Checks that these resources are in the stack's region: each value that is an ARN, with its name in a message.
+pub fn check_regions<'v>(
+    values: impl IntoIterator<Item = (&'v str, &'v String)>,
+    region: &str,
+) -> Result<(), Failure> {
+    for (name, value) in values {
+        let other = region_in(value).filter(|_| value.starts_with("arn:"));
+        if let Some(other) = other.filter(|other| !other.is_empty() && *other != region) {
+            let message = format!("{name} is in {other}, but the API is in {region}");
+            let hint = format!("pass the ARN of one in {region}");
+            return Err(Failure::usage(message).hint(hint));
+        }
+    }
+    Ok(())
 }
 
 /// Checks that AWS accepts these tags beside cbbootstrap's.

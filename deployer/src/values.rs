@@ -67,14 +67,19 @@ pub const POLICY_ARN: Rule = Rule(
     "a policy's ARN is arn:aws:iam::ACCOUNT:policy/NAME",
 );
 /// Not an alias: it is compared with what AWS returns.
-pub const KEY_ARN: Rule =
-    Rule(r"^arn:[^:]+:kms:[^:]*:[^:]*:key/", "a key's ARN is arn:aws:kms:REGION:ACCOUNT:key/ID");
+pub const KEY_ARN: Rule = Rule(
+    r"^arn:[^:]+:kms:[a-z0-9-]+:[0-9]{12}:key/",
+    "a key's ARN is arn:aws:kms:REGION:ACCOUNT:key/ID",
+);
 pub const CERTIFICATE_ARN: Rule = Rule(
-    r"^arn:[^:]+:acm:[^:]*:[^:]*:certificate/",
+    r"^arn:[^:]+:acm:[a-z0-9-]+:[0-9]{12}:certificate/",
     "a certificate's ARN is arn:aws:acm:REGION:ACCOUNT:certificate/ID",
 );
-pub const TOPIC_ARN: Rule =
-    Rule(r"^arn:[^:]+:sns:[^:]*:[^:]*:.", "a topic's ARN is arn:aws:sns:REGION:ACCOUNT:NAME");
+/// Complete: CloudFormation accepts others for a change set, and then can neither execute nor delete it.
+pub const TOPIC_ARN: Rule = Rule(
+    r"^arn:[^:]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_.-]+$",
+    "a topic's ARN is arn:aws:sns:REGION:ACCOUNT:NAME",
+);
 /// The topic that stands for no topics: an absent option leaves those of the stack.
 pub const NO_TOPICS: &str = "none";
 
@@ -256,5 +261,18 @@ mod tests {
         ] {
             assert_eq!(CERTIFICATE_ARN.check(arn).is_ok(), good, "{arn}");
         }
+        for (arn, good) in [
+            ("arn:aws:sns:us-east-1:123456789012:t", true),
+            ("arn:aws-us-gov:sns:us-gov-west-1:123456789012:my_topic-1", true),
+            ("arn:aws:sns:us-east-1::t", false),
+            ("arn:aws:sns::123456789012:t", false),
+            ("arn:aws:sns:us-east-1:123456789012:", false),
+            ("arn:aws:sns:us-east-1:123456789012:t:00000000-0000-4000-8000-000000000000", false),
+            (NO_TOPICS, true),
+        ] {
+            assert_eq!(topic(arn).is_ok(), good, "{arn}");
+        }
+        assert!(KEY_ARN.check("arn:aws:kms:us-east-1:123456789012:key/k").is_ok());
+        assert!(KEY_ARN.check("arn:aws:kms:us-east-1::key/k").is_err());
     }
 }

@@ -17,7 +17,9 @@ use crate::{
     origin::introduce,
     package::{AGENT, ArtifactSource, BuildArgs, BuilderChoice},
     printer::Printer,
-    settings::{Place, StackOptions, TableArgs, Target, check_tags, map, shell_word},
+    settings::{
+        Place, StackOptions, TableArgs, Target, check_regions, check_tags, map, shell_word,
+    },
     signals::Signals,
     stack::Stack,
     template::{self, CLUSTER_TEMPLATE},
@@ -141,6 +143,7 @@ async fn launch(
         anyhow::Ok((agent.await?, Aws::connect(&args.api.access).await?))
     };
     let (agent, aws) = signals.or_stopped(begin).await?;
+    check_regions(args.parameters.iter().map(|(name, value)| (name.as_str(), value)), &aws.region)?;
     let place = Place { stack_name: name.to_owned(), ..args.api.clone() };
     introduce(&aws, &place, printer, async {
         let api_name = &args.api.stack_name;

@@ -142,6 +142,32 @@ fn options_take_precedence_over_the_file_and_this_over_defaults() {
 }
 
 #[test]
+fn resources_are_in_the_region_of_the_api() {
+    let arn =
+        |service: &str, rest: &str| format!("arn:aws:{service}:eu-west-1:123456789012:{rest}");
+    let (topic, key, certificate) =
+        (arn("sns", "t"), arn("kms", "key/k"), arn("acm", "certificate/c"));
+    for (options, name) in [
+        (&[format!("--notification-arn={topic}")][..], "the notification topic"),
+        (&[format!("--parameter=AlarmTopicArn={topic}")], "AlarmTopicArn"),
+        (&[format!("--kms-key={key}")], "the KMS key"),
+        (
+            &["--domain=a.example".to_owned(), format!("--certificate-arn={certificate}")],
+            "the certificate",
+        ),
+    ] {
+        let options: Vec<_> = options.iter().map(String::as_str).collect();
+        let target = deploy(&options, None).unwrap().target;
+        assert!(target.check_region("eu-west-1").is_ok());
+        let failure = target.check_region("us-east-1").unwrap_err();
+        let message = format!("{name} is in eu-west-1, but the API is in us-east-1");
+        assert_eq!((failure.to_string(), failure.exit), (message, Exit::Usage));
+    }
+    let other = ["--notification-arn=none", "--parameter=MemorySize=512"];
+    assert!(deploy(&other, None).unwrap().target.check_region("us-east-1").is_ok());
+}
+
+#[test]
 fn topics_stay_unless_the_list_is_empty() {
     let topic = "arn:aws:sns:eu-central-1:123456789012:t".to_owned();
     let file = |list: &str| format!("environments: {{dev: {{notification_arns: {list}}}}}");
