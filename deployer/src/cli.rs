@@ -28,7 +28,7 @@ use crate::{
     },
     values::{
         ACCOUNT, Auth, BUCKET_NAME, HOST_NAME, HOSTED_ZONE, KEY_ARN, POLICY_ARN, ROLE_ARN,
-        TABLE_NAME, address, domain_name,
+        TABLE_NAME, address, domain_name, topic,
     },
 };
 
@@ -325,6 +325,9 @@ pub struct ScopeArgs {
     /// Hosted zone of `deploy --hosted-zone`
     #[arg(long, value_name = "ID", value_parser = HOSTED_ZONE.parser())]
     pub hosted_zone: Option<String>,
+    /// Topic of `deploy --notification-arn`; can be repeated
+    #[arg(long = "notification-arn", value_name = "ARN", value_parser = topic)]
+    pub notification_arns: Vec<String>,
     #[command(flatten)]
     pub stack: Place,
     #[command(flatten)]

@@ -8,7 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{PolicyFor, ScopeArgs};
+use crate::{
+    cli::{PolicyFor, ScopeArgs},
+    values::NO_TOPICS,
+};
 
 /// CloudFormation shortens a stack name above this length in the names that it generates: 64 characters, less a hyphen,
 /// `Function`, a hyphen and 13 random characters.
@@ -88,7 +91,10 @@ impl Scope {
             ("table_name", &args.table.table_name),
         ];
         let options = options.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
-        Self::with(known.into_iter().chain(options))
+        let topics = args.notification_arns.iter().filter(|topic| *topic != NO_TOPICS);
+        let topics = topics.map(String::as_str).collect::<Vec<_>>().join(",");
+        let topics = Some(("notification_arns", topics.as_str())).filter(|(_, it)| !it.is_empty());
+        Self::with(known.into_iter().chain(options).chain(topics))
     }
 
     /// These values, and those that follow from them.
@@ -109,7 +115,9 @@ impl Scope {
 
     /// The resource's ARNs with the values of this scope; `None` if one of them has no value here.
     fn arns(&self, resource: &str) -> Option<Vec<String>> {
-        TABLE.resources[resource].arns.iter().map(|arn| self.fill_in(arn)).collect()
+        let arns = TABLE.resources[resource].arns.iter().map(|arn| self.fill_in(arn));
+        let arns = arns.collect::<Option<Vec<_>>>()?;
+        Some(arns.iter().flat_map(|arn| arn.split(',')).map(str::to_owned).collect())
     }
 
     /// The condition on the resource with the values of this scope; `None` if one of them has no value here.

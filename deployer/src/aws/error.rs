@@ -183,6 +183,10 @@ fn refusal(code: &str, message: &str) -> Failure {
                 .hint(advice::permission(reason))
                 .denied()
         }
+        // CloudFormation answers so if the caller may not publish to a notification topic.
+        "ValidationError" if reason.contains("is not authorized to perform") => {
+            refusal("AccessDenied", message)
+        }
         "" if reason.is_empty() => Failure::new("AWS refused the request and gave no reason"),
         "" => Failure::new(reason),
         _ if message.is_empty() => Failure::new(code),

@@ -29,7 +29,28 @@ fn template_scope() -> Scope {
         ("kms_key", "${KmsKeyArn}"),
         ("domain", "${DomainName}"),
         ("hosted_zone", "${HostedZoneId}"),
+        ("notification_arns", "${NotificationArn}"),
     ])
+}
+
+/// The statements of the template about a bucket and a role of the user, which may be given beside the others.
+fn template_options(policy_for: PolicyFor) -> Vec<Statement> {
+    let options = [("bucket", "${BucketName}"), ("role_arn", "${RoleArn}")];
+    let values =
+        template_scope().0.into_iter().chain(options.map(|(name, it)| (name, it.to_owned())));
+    let mut statements = policy(&Scope(values.collect()), policy_for).statement;
+    statements.retain(|it| {
+        it.resource.iter().any(|arn| options.iter().any(|(_, option)| arn.contains(option)))
+    });
+    for statement in &mut statements {
+        // IDs are unique.
+        statement.sid = match statement.sid {
+            "Bucket" => "OtherBucket",
+            "Artifacts" => "OtherArtifacts",
+            sid => sid,
+        };
+    }
+    statements
 }
 
 fn allows(policy: &Policy, action: &str) -> bool {
@@ -105,6 +126,17 @@ fn a_kms_key_is_used_only_if_it_is_given() {
         let policy = policy(&with_key, policy_for);
         let uses = |it: &&Statement| it.action.contains("kms:CreateGrant");
         assert_eq!(policy.statement.iter().find(uses).unwrap().resource, [key]);
+    }
+}
+
+#[test]
+fn the_caller_publishes_to_notification_topics() {
+    let topics = scope_with(&[("notification_arns", "arn:aws:sns:r:1:a,arn:aws:sns:r:1:b")]);
+    for policy_for in [PolicyFor::Plan, PolicyFor::Deploy, PolicyFor::All] {
+        assert!(!allows(&policy(&scope(), policy_for), "sns:Publish"));
+        let policy = policy(&topics, policy_for);
+        let publishes = policy.statement.iter().find(|it| it.action.contains("sns:Publish"));
+        assert_eq!(publishes.unwrap().resource, ["arn:aws:sns:r:1:a", "arn:aws:sns:r:1:b"]);
     }
 }
 
@@ -209,6 +241,7 @@ fn policies_with_the_longest_names_fit_the_limit() {
         ("permissions_boundary", boundary(32)),
         ("domain", "bootstrap.example.com".to_owned()),
         ("hosted_zone", "Z".repeat(21)),
+        ("notification_arns", "arn:aws-us-gov:sns:ap-southeast-99:123456789012:topic".to_owned()),
     ];
     for values in [&long[..], &with_key, &with_domain] {
         let values = values.iter().map(|(name, value)| (*name, value.as_str()));
@@ -302,8 +335,12 @@ fn every_row_is_used_and_explained() {
         .into_iter()
         .flat_map(|policy_for| with_role.select(policy_for))
         .filter(|(_, resources)| is_about_role(resources));
-    let with_all =
-        scope_with(&[("kms_key", "key"), ("domain", "a.example"), ("hosted_zone", "Z1")]);
+    let with_all = scope_with(&[
+        ("kms_key", "key"),
+        ("domain", "a.example"),
+        ("hosted_zone", "Z1"),
+        ("notification_arns", "t"),
+    ]);
     let selected = with_all.select(PolicyFor::All).count()
         + with_all.select(PolicyFor::Launch).count()
         + with_all.select(PolicyFor::Doctor).count()
@@ -327,8 +364,9 @@ fn regenerated(template: &str) -> Option<String> {
         let indent = begin - text[..begin].rfind('\n')? - 1;
         let begin = begin + text[begin..].find('\n')? + 1;
         let end = begin + text[begin..].find(&format!("# end: {mark}\n"))? - indent;
-        let policy = policy(&template_scope(), policy_for);
-        let mut statements = serde_yaml::to_value(policy.statement).ok()?;
+        let mut statements = policy(&template_scope(), policy_for).statement;
+        statements.extend(template_options(policy_for));
+        let mut statements = serde_yaml::to_value(statements).ok()?;
         statements.as_sequence_mut()?.iter_mut().for_each(make_optional);
         substitute(&mut statements);
         let mut made = String::new();
@@ -359,6 +397,9 @@ fn make_optional(statement: &mut serde_yaml::Value) {
         ("${KmsKeyArn}", "HasKmsKey"),
         ("${DomainName}", "HasDomain"),
         ("${HostedZoneId}", "HasHostedZone"),
+        ("${NotificationArn}", "HasNotificationArn"),
+        ("${BucketName}", "HasBucket"),
+        ("${RoleArn}", "HasRole"),
     ] {
         if resources.contains(parameter) {
             only_if(condition, statement);

@@ -387,6 +387,18 @@ fn a_refused_execution_is_reported_though_the_change_set_seems_to_be_executing()
     }
 }
 
+#[test]
+fn a_missing_permission_for_a_topic_is_named() {
+    let scene = Scene::deployed();
+    let topic = "arn:aws:sns:us-east-1:000000000000:t";
+    let reason = format!("User: u is not authorized to perform: SNS:Publish on resource: {topic}");
+    let refusal = Fault::refuse("ValidationError", &reason);
+    scene.proxy.fault_on("cloudformation:CreateChangeSet", 1, refusal);
+    let ended = scene.deploy(&["--notification-arn", topic]);
+    ended.failed(1, &reason);
+    assert!(ended.stderr.contains(&format!("allow `SNS:Publish` on `{topic}`")), "{ended}");
+}
+
 /// An update that takes its time.
 fn slow_update(pause: Duration) -> Play {
     Play::on("ExecuteChangeSet")
