@@ -121,10 +121,16 @@ fn permissions_boundary_restricts_who_creates_roles() {
 fn a_kms_key_is_used_only_if_it_is_given() {
     let key = "arn:aws:kms:eu-central-1:123456789012:key/k";
     let with_key = scope_with(&[("kms_key", key)]);
-    for policy_for in [PolicyFor::Deploy, PolicyFor::All, PolicyFor::CloudFormation] {
-        assert!(!allows(&policy(&scope(), policy_for), "kms:CreateGrant"));
+    for (policy_for, action) in [
+        (PolicyFor::Deploy, "kms:CreateGrant"),
+        (PolicyFor::All, "kms:CreateGrant"),
+        (PolicyFor::CloudFormation, "kms:CreateGrant"),
+        (PolicyFor::Launch, "kms:CreateGrant"),
+        (PolicyFor::Clusters, "kms:Decrypt"),
+    ] {
+        assert!(!allows(&policy(&scope(), policy_for), action));
         let policy = policy(&with_key, policy_for);
-        let uses = |it: &&Statement| it.action.contains("kms:CreateGrant");
+        let uses = |it: &&Statement| it.action.contains(action);
         assert_eq!(policy.statement.iter().find(uses).unwrap().resource, [key]);
     }
 }
