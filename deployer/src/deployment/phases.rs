@@ -298,7 +298,7 @@ impl<'a> Preparation<'a> {
     ) -> anyhow::Result<bool> {
         let operation = match draft {
             Some(draft) => {
-                draft.execute().await?;
+                draft.execute(self.survey.updatable()).await?;
                 self.survey.updatable().map_or(Operation::Create, |_| Operation::Update)
             }
             None => self.recover(&mut step).await?,

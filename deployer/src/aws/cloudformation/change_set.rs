@@ -17,18 +17,16 @@ use clap::Args;
 
 use super::{
     super::{
-        error::{Answer, explain, is_transient},
+        error::{Answer, is_transient},
         poll::Poll,
     },
-    stack::{find, request_deletion},
+    stack::{after_error, find, request_deletion},
     token, unless_missing, validation,
 };
 use crate::{
     advice,
     failure::Failure,
-    stack::{
-        Change, DesiredStack, ERROR_ALARM, Stack, ValueChange, has_changed, is_no_change, overtaken,
-    },
+    stack::{Change, DesiredStack, ERROR_ALARM, Stack, ValueChange, is_no_change, overtaken},
 };
 
 const CREATION: Poll =
@@ -111,20 +109,13 @@ impl ChangeSet {
             .set_deployment_config(express)
             .send()
             .await;
-        match created {
-            Ok(created) => Ok(created.stack_id.unwrap_or_else(|| self.stack.clone())),
-            // Only this run uses the name, so if it exists, the SDK repeated a request whose answer was lost.
-            Err(error) if error.code() == Some("AlreadyExistsException") => {
-                let stack = self.find_stack().await?;
-                Ok(stack.ok_or_else(|| overtaken(&self.stack))?.id)
-            }
-            Err(error) => {
-                let is_refused = matches!(error, SdkError::ServiceError(_));
-                if is_refused && has_changed(before, self.find_stack().await?.as_ref()) {
-                    return Err(overtaken(&self.stack).into());
-                }
-                Err(explain(self.purpose(), &error).into())
-            }
+        // Only this run uses the name, so if it exists, the change set is this one.
+        let is_repeated =
+            async |error: &SdkError<_>| Ok(error.code() == Some("AlreadyExistsException"));
+        let (client, name) = (&self.client, &self.stack);
+        match after_error(client, name, before, self.purpose(), created, is_repeated).await? {
+            Some(created) => Ok(created.stack_id.unwrap_or_else(|| name.clone())),
+            None => Ok(self.find_stack().await?.ok_or_else(|| overtaken(name))?.id),
         }
     }
 
@@ -215,7 +206,7 @@ impl ChangeSet {
         }
     }
 
-    pub async fn execute(&self) -> anyhow::Result<()> {
+    pub async fn execute(&self, before: Option<&Stack>) -> anyhow::Result<()> {
         let executed = self
             .client
             .execute_change_set()
@@ -224,34 +215,28 @@ impl ChangeSet {
             .client_request_token(&self.name)
             .send()
             .await;
-        let Err(error) = executed else {
-            return Ok(());
-        };
         // If only the answer was lost, the change set itself shows that it is executed. After a refusal, for example of a notification
         // topic, it may show that as well, although nothing changes.
-        let may_be_executed = is_transient(&error)
-            || matches!(
-                error.code(),
-                Some("InvalidChangeSetStatus" | "TokenAlreadyExistsException")
-            );
-        let is_overtaken = match self.describe(None).await {
-            Ok(Some(set)) => match set.execution_status {
-                Some(E::ExecuteInProgress | E::ExecuteComplete | E::ExecuteFailed)
-                    if may_be_executed =>
-                {
-                    return Ok(());
-                }
-                Some(E::Obsolete | E::Unavailable) => true,
-                _ => self.find_stack().await.is_ok_and(|it| it.is_some_and(|it| it.is_busy())),
-            },
-            Ok(None) => true,
-            Err(_) => false,
+        let is_repeated = async |error: &SdkError<_>| {
+            let may_be_executed = is_transient(error)
+                || matches!(
+                    error.code(),
+                    Some("InvalidChangeSetStatus" | "TokenAlreadyExistsException")
+                );
+            match self.describe(None).await {
+                Ok(Some(set)) => match set.execution_status {
+                    Some(E::Obsolete | E::Unavailable) => Err(overtaken(&self.stack).into()),
+                    Some(E::ExecuteInProgress | E::ExecuteComplete | E::ExecuteFailed) => {
+                        Ok(may_be_executed)
+                    }
+                    _ => Ok(false),
+                },
+                Ok(None) => Err(overtaken(&self.stack).into()),
+                Err(_) => Ok(false),
+            }
         };
-        Err(if is_overtaken {
-            overtaken(&self.stack).into()
-        } else {
-            explain("cannot execute the change set", &error).into()
-        })
+        let what = "cannot execute the change set";
+        after_error(&self.client, &self.stack, before, what, executed, is_repeated).await.map(drop)
     }
 
     /// Removes it, and the empty stack that CloudFormation made for it.

@@ -2,12 +2,14 @@
 
 use std::{
     collections::BTreeMap,
+    error::Error,
+    fmt::Display,
     time::{Duration, Instant},
 };
 
 use aws_sdk_cloudformation::{
     Client,
-    error::SdkError,
+    error::{ProvideErrorMetadata, SdkError},
     operation::{
         describe_stack_events::{DescribeStackEventsError, DescribeStackEventsOutput},
         describe_stacks::DescribeStacksError,
@@ -16,7 +18,10 @@ use aws_sdk_cloudformation::{
 };
 
 use super::{
-    super::{error::Answer, poll::Poll},
+    super::{
+        error::{Answer, explain},
+        poll::Poll,
+    },
     TOKEN_PREFIX, token, unless_missing,
 };
 use crate::{
@@ -217,19 +222,43 @@ pub async fn roll_back(
     role_arn: Option<String>,
 ) -> anyhow::Result<()> {
     let (id, token) = (&stack.id, token());
-    let requested = if stack.status == types::StackStatus::UpdateRollbackFailed {
+    if stack.status == types::StackStatus::UpdateRollbackFailed {
+        let what = "cannot continue the rollback";
         let request = client.continue_update_rollback().stack_name(id).client_request_token(token);
         let answer = request.set_role_arn(role_arn).send().await;
-        answer.explain("cannot continue the rollback").map(drop)
+        after_error(client, name, Some(stack), what, answer, async |_| Ok(false)).await?;
     } else {
+        let what = "cannot roll back the update";
         let request = client.rollback_stack().stack_name(id).client_request_token(token);
         let answer = request.set_role_arn(role_arn).send().await;
-        answer.explain("cannot roll back the update").map(drop)
+        after_error(client, name, Some(stack), what, answer, async |_| Ok(false)).await?;
+    }
+    Ok(())
+}
+
+/// The answer to a request to change the stack `name`, which was `before`; `None` if it `is_repeated`: the SDK's first one was carried out,
+/// but its answer was lost. Another error may be that someone else has changed the stack.
+pub(super) async fn after_error<T, E>(
+    client: &Client,
+    name: &str,
+    before: Option<&Stack>,
+    what: impl Display,
+    answer: Result<T, SdkError<E>>,
+    is_repeated: impl AsyncFnOnce(&SdkError<E>) -> anyhow::Result<bool>,
+) -> anyhow::Result<Option<T>>
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let error = match answer {
+        Ok(answer) => return Ok(Some(answer)),
+        Err(error) if is_repeated(&error).await? => return Ok(None),
+        Err(error) => error,
     };
-    if requested.is_err() && stack::has_changed(Some(stack), find(client, id).await?.as_ref()) {
+    let now = find(client, name).await;
+    if now.is_ok_and(|now| stack::has_changed(before, now.as_ref())) {
         return Err(stack::overtaken(name).into());
     }
-    Ok(requested?)
+    Err(explain(what, &error).into())
 }
 
 pub async fn protect(client: &Client, name: &str, protect: bool) -> anyhow::Result<()> {
