@@ -132,14 +132,14 @@ async fn claim<S: Store>(State(service): State<Service<S>>, call: Call) -> Answe
         lease: call.lease()?,
         cluster_id: call.cluster_id,
         secret: call.secret,
-        now: Timestamp::now(),
+        now: service.store.now(),
     };
     if service.policy.requires_lease && claim.lease.is_none() {
         return Err(Problem::MissingField(LEASE));
     }
     let claimed = service.store.claim(&claim).await;
     let claimed = claimed.map(|(claimed, record)| (claimed.into(), record));
-    Ok(answer(&claim.cluster_id, Some(&claim.node), claimed))
+    Ok(answer(&claim.cluster_id, Some(&claim.node), claim.now, claimed))
 }
 
 async fn status<S: Store>(State(service): State<Service<S>>, call: Call) -> Answer {
@@ -168,8 +168,9 @@ async fn read_status<S: Store>(
     secret: Option<SecretHash>,
     asking: Option<&Node>,
 ) -> Response {
-    let record = service.store.status(cluster_id, secret.as_ref(), Timestamp::now()).await;
-    answer(cluster_id, asking, record.map(|record| (Outcome("read"), record)))
+    let now = service.store.now();
+    let record = service.store.status(cluster_id, secret.as_ref(), now).await;
+    answer(cluster_id, asking, now, record.map(|record| (Outcome("read"), record)))
 }
 
 async fn ready<S: Store>(State(service): State<Service<S>>, call: Call) -> Answer {
@@ -182,7 +183,7 @@ async fn ready<S: Store>(State(service): State<Service<S>>, call: Call) -> Answe
         attestation: field(&call.fields, ATTESTATION, hash(Attestation::from_hex))?,
         cluster_id: call.cluster_id,
         secret: call.secret,
-        now: Timestamp::now(),
+        now: service.store.now(),
     };
     // Community Edition attests without an authority. Without an attestation, an authority is useless to joiners.
     if ready.authority.is_some() && ready.attestation.is_none() {
@@ -190,7 +191,7 @@ async fn ready<S: Store>(State(service): State<Service<S>>, call: Call) -> Answe
     }
     let record = service.store.ready(&ready).await;
     let done = record.map(|record| (Outcome("ready"), record));
-    Ok(answer(&ready.cluster_id, Some(&ready.node), done))
+    Ok(answer(&ready.cluster_id, Some(&ready.node), ready.now, done))
 }
 
 async fn leave<S: Store>(State(service): State<Service<S>>, call: Call) -> Answer {
@@ -200,17 +201,18 @@ async fn leave<S: Store>(State(service): State<Service<S>>, call: Call) -> Answe
         generation: call.generation()?,
         cluster_id: call.cluster_id,
         secret: call.secret,
-        now: Timestamp::now(),
+        now: service.store.now(),
     };
     let record = service.store.leave(&leave).await;
     let done = record.map(|record| (Outcome("left"), record));
-    Ok(answer(&leave.cluster_id, Some(&leave.node), done))
+    Ok(answer(&leave.cluster_id, Some(&leave.node), leave.now, done))
 }
 
 /// The response, with extensions for the log. Metrics count the requests of smoke tests apart.
 fn answer(
     cluster_id: &ClusterId,
     asking: Option<&Node>,
+    now: Timestamp,
     done: Result<(Outcome, Record), store::Error>,
 ) -> Response {
     let cluster = Extension(ClusterDigest(cluster_id.digest()));
@@ -218,7 +220,7 @@ fn answer(
     match done {
         Ok((outcome, record)) => {
             let outcome = Extension(smoke_test.unwrap_or(outcome));
-            (cluster, outcome, Json(record.answer(asking, Timestamp::now()))).into_response()
+            (cluster, outcome, Json(record.answer(asking, now))).into_response()
         }
         Err(error) => {
             let is_refused = matches!(error, store::Error::Refused(_));

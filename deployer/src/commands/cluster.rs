@@ -216,7 +216,7 @@ impl<S: Store> Operator<'_, S> {
                 Failure::new(format!("the record of cluster `{id}` cannot be read: {error}"))
                     .hint(format!("repair it, or end it with `{forget}`"))
             })?;
-        let cluster = Cluster { record, now: Timestamp::now() };
+        let cluster = Cluster { record, now: self.store.now() };
         let keeper = self.keeper.clone();
         self.printer.result(&ShowResult { keeper, cluster })
     }
@@ -224,7 +224,7 @@ impl<S: Store> Operator<'_, S> {
     async fn forget(self, args: ClusterForgetArgs) -> anyhow::Result<()> {
         let row = self.with_origin(self.find(&args.cluster_id)).await?;
         let id = escape_hidden(&args.cluster_id);
-        let cluster = Entry::new(row.clone(), Timestamp::now());
+        let cluster = Entry::new(row.clone(), self.store.now());
         let keeper = self.keeper.clone();
         if row.record.as_ref().is_ok_and(|record| record.is_forgotten) {
             return self.printer.result(&ForgetResult { keeper, forgotten: false, cluster });
@@ -234,7 +234,7 @@ impl<S: Store> Operator<'_, S> {
         }
         let question = format!("Forget cluster `{id}`? The next node to ask starts a new cluster");
         confirm(&question, args.yes, self.printer).await?;
-        let now = Timestamp::now();
+        let now = self.store.now();
         let forgotten = match &row.record {
             Ok(seen) => self.store.forget(seen, now).await,
             Err(_) => self.store.forget_unreadable(&row.cluster_id, now).await,

@@ -52,7 +52,8 @@ impl Data {
                 private(&path).map_err(unusable)?;
             }
         }
-        Ok(Self { store: open_file(directory)?, _lock: lock })
+        let store = opened(directory, Sqlite::create)?;
+        Ok(Self { store, _lock: lock })
     }
 }
 
@@ -70,7 +71,7 @@ fn check_log(directory: &Path) -> Result<(), Failure> {
 /// Opens the database in a directory for an operator's command, whether a server uses it or not; `None` if there is none.
 pub fn open(directory: &Path) -> anyhow::Result<Option<Sqlite>> {
     match directory.join(FILE).try_exists() {
-        Ok(true) => open_file(directory).map(Some),
+        Ok(true) => opened(directory, Sqlite::open).map(Some),
         Ok(false) => Ok(None),
         Err(error) => Err(unusable(directory, &error).into()),
     }
@@ -87,9 +88,12 @@ pub fn directory(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     })
 }
 
-fn open_file(directory: &Path) -> anyhow::Result<Sqlite> {
+fn opened(
+    directory: &Path,
+    open: fn(&Path) -> Result<Sqlite, store::Error>,
+) -> anyhow::Result<Sqlite> {
     let path = directory.join(FILE);
-    Sqlite::open(&path).map_err(|error| {
+    open(&path).map_err(|error| {
         let hint = match &error {
             store::Error::Failed(_) => "stop the server, and move the files away to start without clusters; `--data` names another directory",
             _ => "try again, or check that you can write the file",

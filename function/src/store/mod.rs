@@ -22,6 +22,11 @@ use crate::item::Unreadable;
 
 /// The records of all clusters. Every call may be repeated: after a lost answer, the repetition has no further effect.
 pub trait Store: Clone + Send + Sync + 'static {
+    /// The time by the store's clock, which decides when leases and records end.
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
     /// Claims the cluster for the node. Returns the resulting record without members.
     fn claim(&self, claim: &Claim)
     -> impl Future<Output = Result<(Claimed, Record), Error>> + Send;

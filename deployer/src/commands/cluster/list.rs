@@ -103,8 +103,7 @@ impl<'p> List<'p> {
     }
 
     /// Adds clusters, and prints them unless too few for the first part; `false` if the reader has closed the pipe.
-    fn add(&mut self, rows: Vec<Row>) -> anyhow::Result<bool> {
-        let now = Timestamp::now();
+    fn add(&mut self, rows: Vec<Row>, now: Timestamp) -> anyhow::Result<bool> {
         self.count += rows.len();
         self.waiting.extend(rows.into_iter().map(|row| Entry::new(row, now)));
         self.last = self.waiting.last().map(|it| it.cluster_id().to_owned()).or(self.last.take());
@@ -180,7 +179,7 @@ impl<S: Store> Operator<'_, S> {
             let has_more = rows.len() > room;
             rows.truncate(room);
             room -= rows.len();
-            if !list.add(rows)? {
+            if !list.add(rows, self.store.now())? {
                 return Ok(());
             }
             let Some(next) = next.filter(|_| !has_more) else {

@@ -7,6 +7,7 @@
 //! The log is synced on every commit (`synchronous=FULL`), so acknowledged changes survive a crash of the process or the machine.
 //! Other processes on this machine may open the same database; it must not be on a network file system.
 
+mod clock;
 mod records;
 mod writer;
 
@@ -26,6 +27,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use self::{
+    clock::Clock,
     records::{TABLES, VERSION},
     writer::Writer,
 };
@@ -45,6 +47,7 @@ pub struct Sqlite(Arc<Database>);
 #[derive(Debug)]
 struct Database {
     path: PathBuf,
+    clock: Clock,
     /// Idle connections. They close before the writer's, which empties the log as the last one.
     readers: Mutex<Vec<Connection>>,
     writer: Writer,
@@ -55,16 +58,31 @@ impl Sqlite {
     pub fn create(path: &Path) -> Result<Self, Error> {
         let made = File::options().create(true).append(true).open(path);
         made.map_err(|error| Error::Failed(error.to_string().into()))?;
-        Self::open(path)
+        Self::create_at(path, Timestamp::now())
     }
 
-    /// Opens the database in this file, which must exist but may be empty.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    fn create_at(path: &Path, time_of_day: Timestamp) -> Result<Self, Error> {
         let mut connection = connect(path)?;
-        set_up(&mut connection)?;
+        set_up(&mut connection, time_of_day)?;
+        Self::start(path, connection, time_of_day)
+    }
+
+    /// Opens the database in this file, which must have one.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::start(path, connect(path)?, Timestamp::now())
+    }
+
+    fn start(path: &Path, connection: Connection, time_of_day: Timestamp) -> Result<Self, Error> {
+        match version(&connection)? {
+            VERSION => (),
+            0 => return Err(Error::Failed("it is not a database of cbbootstrap".into())),
+            _ => return Err(Error::Failed("it was made by another version of cbbootstrap".into())),
+        }
+        let clock = Clock::start(time_of_day, records::latest_time(&connection)?);
         Ok(Self(Arc::new(Database {
             path: path.to_owned(),
-            writer: Writer::start(connection)?,
+            clock,
+            writer: Writer::start(connection, clock)?,
             readers: Mutex::default(),
         })))
     }
@@ -108,6 +126,10 @@ impl Sqlite {
 }
 
 impl Store for Sqlite {
+    fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<(Claimed, Record), Error> {
         // Most claims change nothing, so they need no transaction.
         let standing =
@@ -260,11 +282,13 @@ fn connect(path: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
-/// Creates the tables in a new database, and refuses a database with other tables.
-fn set_up(connection: &mut Connection) -> Result<(), Error> {
-    let version = |connection: &Connection| {
-        connection.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0))
-    };
+/// The version of the tables; 0 without those of cbbootstrap.
+fn version(connection: &Connection) -> rusqlite::Result<i32> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Creates the tables in an empty database.
+fn set_up(connection: &mut Connection, time_of_day: Timestamp) -> Result<(), Error> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // Without a lock, because another process may be writing.
     if version(connection)? == VERSION {
@@ -272,14 +296,11 @@ fn set_up(connection: &mut Connection) -> Result<(), Error> {
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let has_tables = "SELECT EXISTS (SELECT 1 FROM sqlite_schema)";
-    let has_tables = transaction.query_row(has_tables, [], |row| row.get(0))?;
-    match (version(&transaction)?, has_tables) {
-        (VERSION, true) => return Ok(()),
-        (0, false) => transaction.execute_batch(TABLES)?,
-        (0, true) => return Err(Error::Failed("it is not a database of cbbootstrap".into())),
-        _ => return Err(Error::Failed("it was made by another version of cbbootstrap".into())),
+    if !transaction.query_row(has_tables, [], |row| row.get(0))? {
+        transaction.execute_batch(TABLES)?;
+        transaction.execute("INSERT INTO clock VALUES (?)", [time_of_day.as_second()])?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
     }
-    transaction.pragma_update(None, "user_version", VERSION)?;
     Ok(transaction.commit()?)
 }
 

@@ -11,7 +11,7 @@ use rusqlite::{Connection, Error, OptionalExtension, Result, Row, types::Type};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The version of the tables, in the database's `user_version`.
-pub const VERSION: i32 = 2;
+pub const VERSION: i32 = 3;
 
 pub const TABLES: &str = "
     CREATE TABLE clusters (cluster_id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -21,7 +21,22 @@ pub const TABLES: &str = "
         member TEXT NOT NULL,
         PRIMARY KEY (cluster_id, node)
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE clock (seconds INTEGER NOT NULL) STRICT;
 ";
+
+/// The time of the latest change.
+pub fn latest_time(connection: &Connection) -> Result<Timestamp> {
+    let seconds = connection.query_row("SELECT seconds FROM clock", [], |row| row.get(0))?;
+    Timestamp::from_second(seconds).map_err(|_| Error::IntegralValueOutOfRange(0, seconds))
+}
+
+/// Saves the time of a change: at most once a second.
+pub fn save_time(connection: &Connection, now: Timestamp) -> Result<()> {
+    connection
+        .prepare_cached("UPDATE clock SET seconds = ?1 WHERE seconds < ?1")?
+        .execute([now.as_second()])?;
+    Ok(())
+}
 
 /// The record of a cluster without its members, which a claim does not need.
 pub fn load_claim(connection: &Connection, cluster_id: &str) -> Result<Option<Record>> {

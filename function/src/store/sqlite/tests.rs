@@ -1,9 +1,13 @@
 use std::fs;
 
+use axum::{body::Body, extract::Request};
 use cbbootstrap_protocol::{names::Node, rules::Ready};
 use jiff::SignedDuration;
+use serde_json::{Value, json};
+use tower::ServiceExt;
 
 use super::*;
+use crate::api::{self, Policy};
 
 fn claim(cluster: &str, node: &str, now: Timestamp) -> Claim {
     Claim {
@@ -56,7 +60,7 @@ async fn other_files_are_refused() {
     let other = Connection::open(&file).unwrap();
     other.execute_batch("CREATE TABLE t (a)").unwrap();
     refused("not a database of cbbootstrap");
-    other.execute_batch("PRAGMA user_version = 3").unwrap();
+    other.execute_batch("PRAGMA user_version = 4").unwrap();
     refused("another version");
 }
 
@@ -68,7 +72,7 @@ fn records_that_ended_long_ago_are_deleted() {
         fs::write(&file, "").unwrap();
         connect(&file).unwrap()
     };
-    set_up(&mut connection).unwrap();
+    set_up(&mut connection, Timestamp::now()).unwrap();
     let now = Timestamp::now();
     for (cluster, age) in [("a", 500), ("b", 0), ("c", 500), ("d", 10)] {
         let then = now - SignedDuration::from_hours(24 * age);
@@ -151,4 +155,47 @@ async fn records_that_cannot_be_read_do_no_harm_to_others() {
         assert!(!store.forget_unreadable(cluster, now).await.unwrap(), "it can be read");
     }
     assert!(store.forget_unreadable("none", now).await.unwrap());
+}
+
+#[tokio::test]
+async fn leases_and_records_end_by_the_clock_of_the_database() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("clusters.db");
+    fs::write(&file, "").unwrap();
+    let ask = async |store: &Sqlite, path: &str, node: &str| {
+        let body = json!({
+            "cluster_id": "c", "node_ip_addr_or_hostname": node, "lease_seconds": 1800, "cluster_uuid": "u",
+        });
+        let request = Request::post(path).body(Body::from(body.to_string())).unwrap();
+        let answer = api::over_sqlite(store.clone(), Policy::default()).oneshot(request).await;
+        let body = axum::body::to_bytes(answer.unwrap().into_body(), usize::MAX).await.unwrap();
+        serde_json::from_slice::<Value>(&body).unwrap()
+    };
+    let days = |days: i64| SignedDuration::from_hours(24 * days);
+    let now = Timestamp::now();
+    // The machine boots with a time of day of two years ago, which is corrected while the server runs.
+    let store = Sqlite::create_at(&file, now - days(730)).unwrap();
+    assert_eq!(ask(&store, "/cluster", "a").await["is_initial_node"], true);
+    let other = ask(&store, "/cluster", "b").await;
+    assert_eq!((&other["is_initial_node"], &other["generation"]), (&json!(false), &json!(1)));
+    assert!((1790..=1800).contains(&other["lease_seconds_left"].as_i64().unwrap()), "{other}");
+    ask(&store, "/cluster/ready", "a").await;
+    // The ready record outlives a restart with the right time of day, and another with one that is far behind again.
+    for time_of_day in [now, now - days(3000)] {
+        let before = store.now();
+        let store = Sqlite::create_at(&file, time_of_day).unwrap();
+        let late = store.now().duration_since(before);
+        assert!(late > SignedDuration::from_secs(-2) && late < days(31), "{late}");
+        assert_eq!(ask(&store, "/cluster", "b").await["state"], "ready");
+    }
+}
+
+#[test]
+fn operators_commands_create_no_tables() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("clusters.db");
+    fs::write(&file, "").unwrap();
+    let error = Sqlite::open(&file).unwrap_err();
+    assert!(error.to_string().contains("not a database of cbbootstrap"), "{error}");
+    assert_eq!(fs::metadata(&file).unwrap().len(), 0);
 }

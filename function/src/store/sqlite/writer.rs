@@ -7,11 +7,10 @@ use std::{
 };
 
 use cbbootstrap_protocol::rules::KEEP_GENERATION;
-use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
 
-use super::{Error, records};
+use super::{Clock, Error, records};
 
 /// The most changes in one transaction: a few milliseconds of work.
 const BATCH: usize = 512;
@@ -27,9 +26,6 @@ const SWEEP_AFTER_ERROR: Duration = Duration::from_mins(1);
 
 /// The pause before the first check, and after a check of the whole table.
 const SWEEP_AGAIN: Duration = Duration::from_hours(6);
-
-/// How far the clock may be adjusted without putting off the next check.
-const CLOCK_STEP: SignedDuration = SignedDuration::from_hours(1);
 
 /// A change. It gets the connection, or the error that prevents it, and returns an error if the whole transaction must fail.
 type Change = Box<dyn FnOnce(Result<&Connection, Error>) -> (Result<(), Error>, Reply) + Send>;
@@ -55,11 +51,11 @@ impl Drop for Writer {
 }
 
 impl Writer {
-    pub fn start(connection: Connection) -> Result<Self, Error> {
+    pub fn start(connection: Connection, clock: Clock) -> Result<Self, Error> {
         let (sender, changes) = sync_channel(WAITING);
         let thread = thread::Builder::new()
             .name("writer".to_owned())
-            .spawn(move || run(connection, &changes))
+            .spawn(move || run(connection, clock, &changes))
             .map_err(|error| Error::Failed(format!("cannot start a thread: {error}").into()))?;
         Ok(Self { changes: Some(sender), thread: Some(thread) })
     }
@@ -110,25 +106,25 @@ impl Writer {
 }
 
 /// Runs until the [`Writer`] is dropped.
-fn run(mut connection: Connection, changes: &Receiver<Change>) {
-    let mut sweep = Sweep::new(SWEEP_AGAIN);
+fn run(mut connection: Connection, clock: Clock, changes: &Receiver<Change>) {
+    let mut sweep = Sweep { next: Instant::now() + SWEEP_AGAIN, after: String::new() };
     loop {
         match changes.recv_timeout(sweep.due_in()) {
             Ok(first) => {
                 let waiting = std::iter::once(first).chain(changes.try_iter());
-                carry_out(&mut connection, waiting.take(BATCH).collect());
+                carry_out(&mut connection, clock, waiting.take(BATCH).collect());
             }
             Err(RecvTimeoutError::Timeout) => (),
             Err(RecvTimeoutError::Disconnected) => return,
         }
         if sweep.due_in().is_zero() {
-            sweep.go_on(&mut connection);
+            sweep.go_on(&mut connection, clock);
         }
     }
 }
 
 /// Carries out all changes in one transaction, or none of them, and then answers.
-fn carry_out(connection: &mut Connection, changes: Vec<Change>) {
+fn carry_out(connection: &mut Connection, clock: Clock, changes: Vec<Change>) {
     let mut changes = changes.into_iter();
     let mut replies = Vec::with_capacity(changes.len());
     let committed = in_transaction(connection, |connection| {
@@ -136,7 +132,8 @@ fn carry_out(connection: &mut Connection, changes: Vec<Change>) {
             let (done, reply) = change(Ok(connection));
             replies.push(reply);
             done
-        })
+        })?;
+        Ok(records::save_time(connection, clock.now())?)
     });
     if let Err(error) = &committed {
         replies.extend(changes.map(|change| change(Err(error.clone())).1));
@@ -156,48 +153,20 @@ fn in_transaction<T>(
     Ok(done)
 }
 
-/// Deletes records that ended long ago, part of the table at a time. It trusts no clock that was set since the last check: a machine may
-/// boot with a wrong one.
+/// Deletes records that ended long ago, part of the table at a time.
 struct Sweep {
     next: Instant,
     /// The last cluster that was checked.
     after: String,
-    clocks: Clocks,
-}
-
-/// The monotonic clock and the time of day, read at once.
-#[derive(Clone, Copy)]
-struct Clocks(Instant, Timestamp);
-
-impl Clocks {
-    fn read() -> Self {
-        Self(Instant::now(), Timestamp::now())
-    }
-
-    /// Whether both have advanced alike since then.
-    fn agree_since(self, then: Self) -> bool {
-        let expected = SignedDuration::try_from(self.0 - then.0).unwrap_or(SignedDuration::MAX);
-        let step = self.1.duration_since(then.1) - expected;
-        step.abs() <= CLOCK_STEP
-    }
 }
 
 impl Sweep {
-    fn new(pause: Duration) -> Self {
-        Self { next: Instant::now() + pause, after: String::new(), clocks: Clocks::read() }
-    }
-
     fn due_in(&self) -> Duration {
         self.next.saturating_duration_since(Instant::now())
     }
 
-    fn go_on(&mut self, connection: &mut Connection) {
-        let before = std::mem::replace(&mut self.clocks, Clocks::read());
-        if !self.clocks.agree_since(before) {
-            *self = Self::new(SWEEP_AGAIN);
-            return;
-        }
-        let long_ago = self.clocks.1 - KEEP_GENERATION;
+    fn go_on(&mut self, connection: &mut Connection, clock: Clock) {
+        let long_ago = clock.now() - KEEP_GENERATION;
         let swept = in_transaction(connection, |connection| {
             Ok(records::delete_ended(connection, &self.after, SWEPT_AT_ONCE, long_ago)?)
         });
@@ -211,29 +180,5 @@ impl Sweep {
         if let Ok(last) = swept {
             self.after = last.unwrap_or_default();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sweep_waits_after_the_clock_was_set() {
-        let then = Clocks::read();
-        let hours = |hours: u64| Duration::from_hours(hours);
-        for (elapsed, shown, agree) in [
-            (hours(6), hours(6), true),
-            (hours(6), hours(6) + Duration::from_mins(59), true),
-            (hours(6), hours(6) + Duration::from_mins(61), false),
-            (hours(6), hours(4), false),
-            // Suspended for a week.
-            (Duration::from_secs(1), hours(7 * 24), false),
-        ] {
-            let now = Clocks(then.0 + elapsed, then.1 + shown);
-            assert_eq!(now.agree_since(then), agree, "{elapsed:?} {shown:?}");
-        }
-        let earlier = Clocks(then.0 + hours(1), then.1 - hours(24 * 365 * 50));
-        assert!(!earlier.agree_since(then));
     }
 }

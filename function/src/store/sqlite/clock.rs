@@ -1,0 +1,27 @@
+//! The clock of a database.
+
+use std::time::Instant;
+
+use cbbootstrap_protocol::rules::KEEP_GENERATION;
+use jiff::Timestamp;
+
+/// The time of day when it was started, plus the time since. Were it to follow a change of the time of day, leases and records would end
+/// early.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    started: Instant,
+    at: Timestamp,
+}
+
+impl Clock {
+    /// A machine may boot with a wrong time of day, so the clock never starts before the latest time in the database. It does not start
+    /// much later, either: then records would end that nobody had time to renew, and tombstones would be deleted.
+    pub fn start(time_of_day: Timestamp, latest: Timestamp) -> Self {
+        let at = time_of_day.clamp(latest, latest + KEEP_GENERATION);
+        Self { started: Instant::now(), at }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.at + self.started.elapsed()
+    }
+}
