@@ -11,7 +11,7 @@ use cbbootstrap_protocol::{rules::Refusal, wire};
 
 use crate::store;
 
-/// Seconds after which a caller should try again when the table throttles or cannot be reached.
+/// Seconds after which a caller should try again when others change the cluster, or the table throttles or cannot be reached.
 const RETRY_AFTER_SECONDS: u16 = 1;
 
 /// A problem. Its message is the document's `detail`.
@@ -46,6 +46,9 @@ pub enum Problem {
     MethodNotAllowed,
     #[error("the body must be at most {} bytes long", wire::MAX_BODY_BYTES)]
     BodyTooLarge,
+    /// Too many requests change one cluster at the same time. It is not the API's failure, so no alarm depends on it.
+    #[error("other requests change the cluster at the same time; send the same request again")]
+    Contended,
     /// The table throttles or cannot be reached.
     #[error("the change may or may not have been made; send the same request again")]
     Unavailable,
@@ -72,6 +75,7 @@ impl Problem {
             Self::BodyTimeout => (408, "body_timeout", "The body did not arrive in time"),
             Self::BodyTooLarge => (413, "body_too_large", "The body is too large"),
             Self::HostNotAllowed => (421, "host_not_allowed", "Not this server's name"),
+            Self::Contended => (429, "contended", "Too many requests change the cluster"),
             Self::Internal => (500, "internal", "The API failed"),
             Self::Unavailable => (503, "unavailable", "The table is not available"),
             Self::Refused(refusal) => match refusal {
@@ -121,7 +125,7 @@ impl IntoResponse for Problem {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
         response
@@ -132,6 +136,7 @@ impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Self {
         match error {
             store::Error::Refused(refusal) => Self::Refused(refusal),
+            store::Error::Contended => Self::Contended,
             store::Error::Unavailable(_) => {
                 tracing::warn!(%error, "the table is not available");
                 Self::Unavailable
@@ -141,5 +146,18 @@ impl From<store::Error> for Problem {
                 Self::Internal
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contention_is_not_an_error_of_the_api() {
+        let response = Problem::from(store::Error::Contended).into_response();
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
     }
 }

@@ -280,8 +280,10 @@ impl<S: Store> Operator<'_, S> {
             (None, Error::Unreadable(Unreadable(CLUSTER_ID))) => {
                 Failure::new(format!("{keeper} has an item without a cluster ID")).hint(OTHER_TABLE)
             }
-            (None, Error::Unavailable(_)) => Failure::new(format!("{what}: {error}"))
-                .hint("run the command again; repeating it does no harm"),
+            (None, Error::Unavailable(_) | Error::Contended) => {
+                Failure::new(format!("{what}: {error}"))
+                    .hint("run the command again; repeating it does no harm")
+            }
             (None, _) => Failure::new(format!("{what}: {error}")),
         }
     }

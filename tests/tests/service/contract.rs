@@ -23,11 +23,15 @@ fn the_contract_describes_hidden_docs_and_answers_of_the_gateway() {
     let contract: Value = serde_yaml::from_str(&file).unwrap();
     let hidden = &contract["paths"]["/docs"]["get"]["responses"]["404"];
     assert!(hidden["description"].as_str().unwrap().contains("`route_not_found`"), "{hidden}");
-    let unavailable = &contract["components"]["responses"]["Unavailable"];
-    assert!(unavailable["content"]["application/json"].is_object());
-    // API Gateway's own 503 does not have it.
-    let retry_after = &unavailable["headers"]["Retry-After"];
-    assert!(retry_after.is_object() && retry_after["required"].is_null(), "{retry_after}");
+    for name in ["TooManyRequests", "Unavailable"] {
+        let response = &contract["components"]["responses"][name];
+        for content in ["application/json", "application/problem+json"] {
+            assert!(response["content"][content].is_object(), "{name}");
+        }
+        // API Gateway's own responses do not have it.
+        let retry_after = &response["headers"]["Retry-After"];
+        assert!(retry_after.is_object() && retry_after["required"].is_null(), "{retry_after}");
+    }
 }
 
 #[test]

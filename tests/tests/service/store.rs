@@ -39,6 +39,7 @@ use cbbootstrap_tests::{
 };
 use fastrand::Rng;
 use jiff::Timestamp;
+use tokio::task::JoinSet;
 
 const DAY: i64 = 86_400;
 
@@ -350,7 +351,7 @@ async fn many_joiners_report_at_once(store: &impl Store) {
             let (store, ready) = (store.clone(), ready("joined", &format!("node-{number}")));
             tokio::spawn(async move {
                 while let Err(error) = store.ready(&ready).await {
-                    assert!(matches!(error, Error::Unavailable(_)), "{error}");
+                    assert!(matches!(error, Error::Contended), "{error}");
                 }
             })
         })
@@ -464,7 +465,32 @@ async fn a_report_that_does_not_fit_writes_nothing(client: &Client) {
     assert!(matches!(refused, Err(Error::Refused(Refusal::Forbidden))), "{refused:?}");
     assert_eq!(meter.calls.swap(0, Ordering::Relaxed), 2, "two reads");
     store.ready(&Ready { cluster_uuid: None, ..ready("fits", "b") }).await.unwrap();
-    assert_eq!(meter.calls.swap(0, Ordering::Relaxed), 3, "two reads and a write");
+    assert_eq!(meter.calls.swap(0, Ordering::Relaxed), 2, "a read and a write");
+}
+
+/// Requests about different members do not make each other's writes fail.
+async fn members_change_at_once_in_one_write_each(client: &Client) {
+    const OTHERS: usize = 40;
+    let (store, meter) = metered(client, None);
+    store.claim(&claim("busy", "a")).await.unwrap();
+    let report = |node: &str| Ready { cluster_uuid: None, ..ready("busy", node) };
+    store.ready(&report("a")).await.unwrap();
+    for (is_report, members) in [(true, 1 + OTHERS), (false, 1)] {
+        meter.calls.swap(0, Ordering::Relaxed);
+        let mut requests = JoinSet::new();
+        for number in 0..OTHERS {
+            let (store, node) = (store.clone(), format!("node-{number}"));
+            let (report, leave) = (report(&node), leave("busy", &node));
+            requests.spawn(async move {
+                if is_report { store.ready(&report).await } else { store.leave(&leave).await }
+            });
+        }
+        for record in requests.join_all().await {
+            assert_eq!(record.unwrap().initial_node, "a");
+        }
+        assert_eq!(meter.calls.swap(0, Ordering::Relaxed), 2 * OTHERS, "report: {is_report}");
+        assert_eq!(status(&store, "busy").await.unwrap().members.len(), members);
+    }
 }
 
 async fn an_operator_cannot_name_a_part_of_a_cluster(client: &Client) {
@@ -491,7 +517,7 @@ async fn of_all_that_leave_at_once_one_stays(store: &impl Store) {
                 loop {
                     match store.leave(&leave).await {
                         // Others were quicker, again and again.
-                        Err(Error::Unavailable(_)) => {}
+                        Err(Error::Contended) => {}
                         done => break done,
                     }
                 }
@@ -888,6 +914,7 @@ async fn ministack_follows_the_rules() {
     every_store_at_once(&store).await;
     a_claim_costs_the_same_however_many_members_there_are(&client).await;
     a_report_that_does_not_fit_writes_nothing(&client).await;
+    members_change_at_once_in_one_write_each(&client).await;
     an_operator_cannot_name_a_part_of_a_cluster(&client).await;
 }
 

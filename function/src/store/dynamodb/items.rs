@@ -10,7 +10,7 @@ use cbbootstrap_protocol::{
 use jiff::Timestamp;
 
 use super::{
-    DynamoDb, Error, ROUNDS, contended, item_key, key, pause,
+    DynamoDb, Error, ROUNDS, item_key, key, pause,
     write::{Update, Written},
 };
 use crate::{
@@ -38,7 +38,7 @@ impl DynamoDb {
             }
             pause(round).await;
         }
-        Err(contended())
+        Err(Error::Contended)
     }
 
     /// Both items of a cluster, read in one consistent call. Any text may be its key.

@@ -29,8 +29,8 @@ use aws_sdk_dynamodb::{
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
 };
 use cbbootstrap_protocol::{
-    names::ClusterId,
-    rules::{Claim, Claimed, KEEP_GENERATION, Ready, Record, Refusal, whole_seconds},
+    names::{ClusterId, Node},
+    rules::{Claim, Claimed, Leave, Ready, Record, Refusal},
     trust::SecretHash,
     wire::{MAX_MEMBERS, State},
 };
@@ -41,10 +41,10 @@ use self::write::{Update, Written};
 use super::{Cause, Error, Page, Row, Store};
 use crate::{
     item::{
-        ClaimItem, Item, Items, MembersItem, Unreadable, binary, count, is_members_item,
-        member_value, seconds, string,
+        ClaimItem, Item, Items, MembersItem, Unreadable, binary, count, expires_at,
+        is_members_item, member_value, string,
     },
-    table::{CLUSTER_ID, members_key},
+    table::{CLUSTER_ID, INITIAL_NODE, members_key},
 };
 
 pub use client::{counting_calls, for_requests};
@@ -110,59 +110,56 @@ impl DynamoDb {
         Self { client, table: table.into() }
     }
 
-    /// Adds the member to the members item in one conditional write. `None` if its condition fails.
-    async fn report(&self, ready: &Ready) -> Result<Option<Record>, Error> {
-        let alive = seconds(whole_seconds(ready.now) + KEEP_GENERATION);
-        let mut update = Update::new(members_key(ready.cluster_id.as_str()))
-            .set("#members.#node = :member")
-            .alias("#node", ready.node.as_str())
-            .value(":member", member_value(&ready.member()))
-            .only_if("#state = :ready AND #expires_at >= :alive")
-            .value(":ready", string(State::Ready.as_str()))
-            .value(":alive", alive)
-            .only_if("(size(#members) < :most OR attribute_exists(#members.#node))")
-            .value(":most", count(MAX_MEMBERS as u64));
-        update = match &ready.secret {
-            None => update.only_if("attribute_not_exists(#secret_hash)"),
-            Some(secret) => {
-                update.only_if("#secret_hash = :secret").value(":secret", binary(secret.as_bytes()))
+    /// Applies a rule that usually changes one member only, which needs no more than this write: its conditions are those of the rule, so
+    /// requests about other members do not disturb it.
+    async fn change_member(
+        &self,
+        cluster_id: &str,
+        now: Timestamp,
+        rule: impl Fn(Option<Record>) -> Result<Record, Refusal> + Sync,
+        update: Update,
+    ) -> Result<Record, Error> {
+        for round in 0..ROUNDS {
+            if let Some(claim) = self.recent_claim(cluster_id).await?
+                && let Some(after) = self.try_member(claim, now, &rule, &update).await?
+            {
+                return Ok(after);
             }
-        };
-        if let Some(generation) = ready.generation {
-            update =
-                update.only_if("#generation = :generation").value(":generation", count(generation));
-        }
-        // A new UUID goes into the claim item first, so this write requires one that the members item has.
-        update = match &ready.cluster_uuid {
-            Some(uuid) => {
-                update.only_if("#cluster_uuid = :uuid").value(":uuid", string(uuid.as_str()))
+            if let Some(after) = self.try_change(cluster_id, now, &rule).await? {
+                return Ok(after);
             }
-            None => update.only_if("attribute_exists(#cluster_uuid)"),
-        };
-        match self.update(update.next_version(0)).await? {
-            Written::Done(item) => Ok(Some(MembersItem::read(item)?.record)),
-            Written::Conflict(_) => Ok(None),
+            pause(round).await;
         }
+        Err(Error::Contended)
     }
 
-    /// Applies a report in as few calls as possible. `None` if it does not fit the claim item as read, which may be out of date: a write that
+    /// Applies the rule in as few calls as possible. `None` if it does not fit the claim item as read, which may be out of date: a write that
     /// fails costs as much as one of all members.
-    async fn report_on(&self, claim: ClaimItem, ready: &Ready) -> Result<Option<Record>, Error> {
+    async fn try_member(
+        &self,
+        claim: ClaimItem,
+        now: Timestamp,
+        rule: &(impl Fn(Option<Record>) -> Result<Record, Refusal> + Sync),
+        update: &Update,
+    ) -> Result<Option<Record>, Error> {
         let before = claim.record.clone();
-        let Ok(after) = ready.on(Some(before.clone())) else {
+        let Ok(after) = rule(Some(before.clone())) else {
             return Ok(None);
         };
-        if before.state == State::Claimed {
-            let is_saved = self.save(&Items::new(claim, None), &before, &after, ready.now).await?;
+        if before.state == State::Claimed && after != before {
+            let is_saved = self.save(&Items::new(claim, None), &before, &after, now).await?;
             return Ok(is_saved.then_some(after));
         }
-        if before.cluster_uuid.is_none() || before.cluster_uuid != after.cluster_uuid {
+        // A new UUID goes into the claim item first.
+        if before.state == State::Claimed || before.cluster_uuid != after.cluster_uuid {
             return Ok(None);
         }
-        match self.report(ready).await? {
-            Some(record) => Ok(Some(self.renewed(record, ready.now).await)),
-            None => Ok(None),
-        }
+        let Written::Done(item) = self.update(update.clone()).await? else {
+            return Ok(None);
+        };
+        let written = MembersItem::read(item)?.record;
+        let cluster_uuid = written.cluster_uuid.or(before.cluster_uuid);
+        Ok(Some(Record { cluster_uuid, ..written }))
     }
 
     /// Applies a rule to the record. `None` if it has changed since it was read.
@@ -272,7 +269,7 @@ impl Store for DynamoDb {
                 pause(round).await;
             }
         }
-        Err(contended())
+        Err(Error::Contended)
     }
 
     async fn change(
@@ -287,25 +284,21 @@ impl Store for DynamoDb {
             }
             pause(round).await;
         }
-        Err(contended())
+        Err(Error::Contended)
     }
 
     /// Two calls for a joiner once the cluster's UUID is known; three for the initial node's first report.
     async fn ready(&self, ready: &Ready) -> Result<Record, Error> {
-        let id = ready.cluster_id.as_str();
         let rule = |standing| Ok(ready.on(standing)?.renewed(ready.now));
-        for round in 0..ROUNDS {
-            if let Some(claim) = self.recent_claim(id).await?
-                && let Some(record) = self.report_on(claim, ready).await?
-            {
-                return Ok(record);
-            }
-            if let Some(after) = self.try_change(id, ready.now, &rule).await? {
-                return Ok(after);
-            }
-            pause(round).await;
-        }
-        Err(contended())
+        let (id, update) = (ready.cluster_id.as_str(), report(ready));
+        let record = self.change_member(id, ready.now, rule, update).await?;
+        Ok(self.renewed(record, ready.now).await)
+    }
+
+    /// Two calls, and three more for the node to join.
+    async fn leave(&self, leave: &Leave) -> Result<Record, Error> {
+        let rule = |standing| leave.on(standing);
+        self.change_member(leave.cluster_id.as_str(), leave.now, rule, departure(leave)).await
     }
 
     /// One call, and up to three more once a day for the renewal.
@@ -369,6 +362,57 @@ impl Store for DynamoDb {
     }
 }
 
+/// Adds the member to the members item.
+fn report(ready: &Ready) -> Update {
+    let Ready { cluster_id, node, secret, generation, now, .. } = ready;
+    let update = change_of_member(cluster_id, node, secret.as_ref(), *generation, *now)
+        .set("#members.#node = :member")
+        .value(":member", member_value(&ready.member()))
+        .only_if("(size(#members) < :most OR attribute_exists(#members.#node))")
+        .value(":most", count(MAX_MEMBERS as u64));
+    match &ready.cluster_uuid {
+        Some(uuid) => update.only_if("#cluster_uuid = :uuid").value(":uuid", string(uuid.as_str())),
+        None => update,
+    }
+}
+
+/// Removes a member from the members item that is not the node to join.
+fn departure(leave: &Leave) -> Update {
+    let Leave { cluster_id, node, secret, generation, now, .. } = leave;
+    change_of_member(cluster_id, node, secret.as_ref(), *generation, *now)
+        .remove("#members.#node")
+        .only_if(&format!("#{INITIAL_NODE} <> :node"))
+        .value(":node", string(node.as_str()))
+}
+
+/// The part of an update that is the same for each change of a ready cluster's members.
+fn change_of_member(
+    cluster_id: &ClusterId,
+    node: &Node,
+    secret: Option<&SecretHash>,
+    generation: Option<u64>,
+    now: Timestamp,
+) -> Update {
+    let update = Update::new(members_key(cluster_id.as_str()))
+        .alias("#node", node.as_str())
+        .only_if("#state = :ready AND #expires_at >= :alive")
+        .value(":ready", string(State::Ready.as_str()))
+        .value(":alive", expires_at(now))
+        .next_version(0);
+    let update = match secret {
+        None => update.only_if("attribute_not_exists(#secret_hash)"),
+        Some(secret) => {
+            update.only_if("#secret_hash = :secret").value(":secret", binary(secret.as_bytes()))
+        }
+    };
+    match generation {
+        None => update,
+        Some(generation) => {
+            update.only_if("#generation = :generation").value(":generation", count(generation))
+        }
+    }
+}
+
 /// The key of an item.
 fn key(cluster_id: impl AsRef<str>) -> Item {
     Item::from([(CLUSTER_ID.to_owned(), string(cluster_id))])
@@ -381,8 +425,4 @@ fn item_key(item: &Item) -> Option<String> {
 async fn pause(round: u32) {
     let most = (FIRST_PAUSE_MILLIS << round).min(LONGEST_PAUSE_MILLIS);
     tokio::time::sleep(Duration::from_millis(fastrand::u64(..=most))).await;
-}
-
-fn contended() -> Error {
-    Error::Unavailable(format!("others changed the record {ROUNDS} times").into())
 }

@@ -25,7 +25,7 @@ pub(super) enum Written<T, C> {
 
 /// An `UpdateItem` call. In its expressions, `#NAME` is the attribute with that name or alias, because some names are reserved words in
 /// DynamoDB.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Update {
     key: String,
     set: Vec<String>,
