@@ -602,6 +602,26 @@ async fn a_missing_table_is_no_outage(client: &Client) {
     assert!(matches!(error, Error::Failed(_)), "{error}");
 }
 
+async fn a_renewal_that_stops_is_completed(client: &Client) {
+    let (store, _) = metered(client, None);
+    store.claim(&claim("renewed", "a")).await.unwrap();
+    for member in ["a", "b"] {
+        store.ready(&ready("renewed", member)).await.unwrap();
+    }
+    for (calls, day) in (0..5).zip((2..).step_by(2)) {
+        let now = at(day * DAY);
+        let ask = async |store: DynamoDb| store.status(&id("renewed"), None, now).await;
+        // Its own failure is not the caller's.
+        let (stopped, _) = metered(client, Some(calls));
+        let _ = ask(stopped).await;
+        let (healthy, _) = metered(client, None);
+        ask(healthy).await.unwrap();
+        let items = DynamoDb::new(client.clone(), TABLE).items("renewed").await.unwrap().unwrap();
+        let ends = [items.claim.record.kept_until, items.members.unwrap().record.kept_until];
+        assert_eq!(ends, [Some(now + Duration::from_hours(24 * 400)); 2], "after {calls} calls");
+    }
+}
+
 /// One request of a story.
 #[derive(Clone, Debug)]
 enum Request {
@@ -898,6 +918,7 @@ async fn dynamodb(client: &Client) -> DynamoDb {
     rows_of_the_original_are_claims(client, &store).await;
     a_late_report_cannot_revive_a_forgotten_cluster(client, &store).await;
     a_late_correction_does_not_undo_a_later_one(client, &store).await;
+    a_renewal_that_stops_is_completed(client).await;
     a_missing_table_is_no_outage(client).await;
     every_write_may_be_the_last(client).await;
     for seed in 0..3 {

@@ -15,25 +15,28 @@ use super::{
 };
 use crate::{
     item::{
-        ClaimItem, FORGOTTEN, Item, Items, MembersItem, Unreadable, count, is_members_item,
-        seconds, string,
+        ClaimItem, FORGOTTEN, Item, Items, MembersItem, Unreadable, count, expires_at,
+        is_members_item, seconds, string,
     },
     store::tombstone,
-    table::{GENERATION, INITIAL_NODE, STATE, VERSION, members_key},
+    table::{EXPIRES_AT, GENERATION, INITIAL_NODE, STATE, VERSION, members_key},
 };
 
 impl DynamoDb {
-    /// Both items of a cluster. Makes the claim item consistent with the members item first.
+    /// Both items of a cluster. Makes them consistent first, where a process stopped between its writes.
     pub(super) async fn settled(&self, cluster_id: &str) -> Result<Option<Items>, Error> {
         for round in 0..ROUNDS {
             let Some(mut items) = self.items(cluster_id).await? else {
                 return Ok(None);
             };
-            let Some(next) = corrected(&items) else {
-                return Ok(Some(items));
-            };
-            if let Written::Done(()) = self.write_claim(Some(&items.claim), &next).await? {
-                items.claim = ClaimItem { version: Some(next_version(&items.claim)), ..next };
+            if let Some(next) = corrected(&items) {
+                if let Written::Done(()) = self.write_claim(Some(&items.claim), &next).await? {
+                    items.claim = ClaimItem { version: Some(next_version(&items.claim)), ..next };
+                    return Ok(Some(items));
+                }
+            } else if let Some(renewal) = missed_renewal(&items) {
+                self.update(renewal).await?;
+            } else {
                 return Ok(Some(items));
             }
             pause(round).await;
@@ -222,6 +225,21 @@ fn corrected(items: &Items) -> Option<ClaimItem> {
         copied_version: members.version,
         first_member: None,
         ..next
+    })
+}
+
+/// The second write of a renewal, if the members item has not got it: DynamoDB would delete the members before their claim.
+fn missed_renewal(items: &Items) -> Option<Update> {
+    let (claim, members) = (&items.claim.record, items.members.as_ref()?);
+    let is_missed = claim.state == State::Ready
+        && !claim.is_forgotten
+        && !members.record.is_forgotten
+        && members.record.kept_until < claim.kept_until;
+    is_missed.then(|| {
+        Update::new(members_key(&claim.cluster_id))
+            .attribute(EXPIRES_AT, claim.kept_until.map(expires_at))
+            .only_if_version(members.version)
+            .next_version(0)
     })
 }
 
