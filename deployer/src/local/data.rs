@@ -70,6 +70,7 @@ fn check_log(directory: &Path) -> Result<(), Failure> {
 
 /// Opens the database in a directory for an operator's command, whether a server uses it or not; `None` if there is none.
 pub fn open(directory: &Path) -> anyhow::Result<Option<Sqlite>> {
+    check_log(directory)?;
     match directory.join(FILE).try_exists() {
         Ok(true) => opened(directory, Sqlite::open).map(Some),
         Ok(false) => Ok(None),

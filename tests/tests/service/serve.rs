@@ -163,9 +163,22 @@ fn the_log_is_empty_after_a_stop_and_belongs_to_its_database() {
     server.stop("KILL");
     assert!(fs::metadata(file("clusters.db-wal")).unwrap().len() > 0);
     fs::rename(file("clusters.db"), file("moved.db")).unwrap();
-    User::default()
-        .run(&["serve", "--port", "0", "--data", &data.path().display().to_string()])
-        .failed(1, "contains `clusters.db-wal`, but not its database");
+    let (directory, user) = (data.path().display().to_string(), User::default());
+    // Missing, and then empty, as an interrupted copy leaves it.
+    for is_missing in [true, false] {
+        if !is_missing {
+            fs::write(file("clusters.db"), "").unwrap();
+        }
+        for command in [
+            &["serve", "--port", "0"][..],
+            &["cluster", "list", "--local"],
+            &["cluster", "show", "d", "--local"],
+            &["cluster", "forget", "d", "--local", "--yes"],
+        ] {
+            let command = [command, &["--data", &directory]].concat();
+            user.run(&command).failed(1, "contains `clusters.db-wal`, but not its database");
+        }
+    }
     fs::rename(file("moved.db"), file("clusters.db")).unwrap();
     let server = Local::serve(data.path(), &[]);
     for cluster in ["c", "d"] {
