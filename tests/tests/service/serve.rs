@@ -632,6 +632,34 @@ fn acknowledged_writes_survive_every_end() {
 }
 
 #[test]
+fn documented_backup_ends_while_nodes_claim() {
+    let data = tempdir().unwrap();
+    let mut server = Local::serve(data.path(), &["--log", "none"]);
+    let (endpoint, id) = (server.endpoint.clone(), server.id().to_string());
+    http::claim(&endpoint, "before", "a").unwrap();
+    let page = fs::read_to_string(programs::workspace().join("docs/server.md")).unwrap();
+    let command = page.lines().find(|line| line.contains("sqlite3 clusters.db")).unwrap();
+    claims_until_the_end(&endpoint, 16, || {
+        for number in 0..3 {
+            let command = command.replace("FILE", &format!("backup-{number}.db"));
+            let mut backup = Command::new("timeout");
+            backup.args(["20", "sh", "-c", &command]).current_dir(data.path());
+            assert!(backup.status().unwrap().success(), "{command}");
+        }
+        kill("KILL", &id);
+    });
+    server.stop("CONT");
+    for number in 0..3 {
+        let backup = data.path().join(format!("backup-{number}.db"));
+        assert_eq!(fs::metadata(&backup).unwrap().permissions().mode() & 0o777, 0o600);
+        let directory = tempdir().unwrap();
+        fs::rename(&backup, directory.path().join("clusters.db")).unwrap();
+        let server = Local::serve(directory.path(), &[]);
+        assert_eq!(http::get(&server.endpoint, "/cluster/before").unwrap().status, 200);
+    }
+}
+
+#[test]
 fn shutdown_waits_for_running_requests() {
     let data = tempdir().unwrap();
     let mut server = Local::serve(data.path(), &[]);
