@@ -52,12 +52,14 @@ impl Guard {
     }
 
     fn is_known(&self, host: &str) -> bool {
-        let host = host.to_ascii_lowercase();
+        // An absolute name is the same name.
+        let relative = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let host = relative(host);
         let address = host.trim_start_matches('[').trim_end_matches(']');
         host == "localhost"
             || host.ends_with(".localhost")
             || address.parse::<IpAddr>().is_ok()
-            || self.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(&host))
+            || self.allowed_hosts.iter().any(|allowed| relative(allowed) == host)
     }
 }
 
@@ -132,6 +134,8 @@ mod tests {
             ("127.0.0.1", "127.0.0.1:8080", ""),
             ("127.0.0.1", "localhost", ""),
             ("127.0.0.1", "LocalHost:8080", ""),
+            ("127.0.0.1", "localhost.:8080", ""),
+            ("127.0.0.1", "localhost..", "host"),
             ("127.0.0.1", "a.localhost:8080", ""),
             ("::1", "[::1]:8080", ""),
             ("127.0.0.1", "10.0.0.1:8080", ""),
@@ -146,9 +150,12 @@ mod tests {
             assert_eq!(refused(&[], at, host, None), expected, "{at} {host}");
         }
         for at in ["127.0.0.1", "10.0.0.1"] {
-            let refused = |host| refused(&["api.example.com"], at, host, None);
-            assert_eq!(refused("API.example.com:8443"), "");
-            assert_eq!(refused("evil.example"), "host");
+            for allowed in ["api.example.com", "API.example.com."] {
+                let refused = |host| refused(&[allowed], at, host, None);
+                assert_eq!(refused("API.example.com:8443"), "");
+                assert_eq!(refused("api.example.com.:8443"), "");
+                assert_eq!(refused("evil.example"), "host");
+            }
         }
         let mut twice = HeaderMap::new();
         twice.append(header::HOST, "localhost".parse().unwrap());
