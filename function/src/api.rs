@@ -25,7 +25,7 @@ use cbbootstrap_protocol::{
 use crate::{
     CONTRACT, docs,
     log::{ClusterDigest, Outcome},
-    problem::Problem,
+    problem::{Problem, UNCACHED},
     store::{self, Store},
 };
 
@@ -220,7 +220,9 @@ fn answer(
     match done {
         Ok((outcome, record)) => {
             let outcome = Extension(smoke_test.unwrap_or(outcome));
-            (cluster, outcome, Json(record.answer(asking, now))).into_response()
+            // It depends on the token, and it must not be out of date.
+            let uncached = [(header::CACHE_CONTROL, UNCACHED)];
+            (cluster, outcome, uncached, Json(record.answer(asking, now))).into_response()
         }
         Err(error) => {
             let is_refused = matches!(error, store::Error::Refused(_));

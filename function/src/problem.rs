@@ -14,6 +14,9 @@ use crate::store;
 /// Seconds after which a caller should try again when others change the cluster, or the table throttles or cannot be reached.
 const RETRY_AFTER_SECONDS: u16 = 1;
 
+/// `Cache-Control` of problems and of answers about clusters.
+pub const UNCACHED: &str = "no-store";
+
 /// A problem. Its message is the document's `detail`.
 #[derive(Debug, Error)]
 pub enum Problem {
@@ -122,6 +125,7 @@ impl IntoResponse for Problem {
         let mut response = (status, Extension(Code(code)), Json(document)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(UNCACHED));
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -159,5 +163,6 @@ mod tests {
         assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+        assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
     }
 }
