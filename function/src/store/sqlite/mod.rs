@@ -28,7 +28,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use self::{
     clock::Clock,
-    records::{TABLES, VERSION},
+    records::{CLOCK, TABLES, VERSION, VERSION_WITHOUT_CLOCK},
     writer::Writer,
 };
 use super::{Error, Page, Row, Store, tombstone};
@@ -287,7 +287,7 @@ fn version(connection: &Connection) -> rusqlite::Result<i32> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-/// Creates the tables in an empty database.
+/// Creates the tables in an empty database, or those that an earlier version did not have.
 fn set_up(connection: &mut Connection, time_of_day: Timestamp) -> Result<(), Error> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // Without a lock, because another process may be writing.
@@ -295,9 +295,13 @@ fn set_up(connection: &mut Connection, time_of_day: Timestamp) -> Result<(), Err
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let has_tables = "SELECT EXISTS (SELECT 1 FROM sqlite_schema)";
-    if !transaction.query_row(has_tables, [], |row| row.get(0))? {
+    let is_empty = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)";
+    let is_empty = transaction.query_row(is_empty, [], |row| row.get(0))?;
+    if is_empty {
         transaction.execute_batch(TABLES)?;
+    }
+    if is_empty || version(&transaction)? == VERSION_WITHOUT_CLOCK {
+        transaction.execute_batch(CLOCK)?;
         transaction.execute("INSERT INTO clock VALUES (?)", [time_of_day.as_second()])?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }

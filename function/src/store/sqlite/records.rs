@@ -21,8 +21,12 @@ pub const TABLES: &str = "
         member TEXT NOT NULL,
         PRIMARY KEY (cluster_id, node)
     ) STRICT, WITHOUT ROWID;
-    CREATE TABLE clock (seconds INTEGER NOT NULL) STRICT;
 ";
+
+/// The version without this table.
+pub const VERSION_WITHOUT_CLOCK: i32 = 2;
+
+pub const CLOCK: &str = "CREATE TABLE clock (seconds INTEGER NOT NULL) STRICT";
 
 /// The time of the latest change.
 pub fn latest_time(connection: &Connection) -> Result<Timestamp> {

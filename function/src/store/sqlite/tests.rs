@@ -190,6 +190,20 @@ async fn leases_and_records_end_by_the_clock_of_the_database() {
     }
 }
 
+#[tokio::test]
+async fn a_database_without_a_clock_gets_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("clusters.db");
+    let store = Sqlite::create(&file).unwrap();
+    store.claim(&claim("c", "a", store.now())).await.unwrap();
+    drop(store);
+    let other = Connection::open(&file).unwrap();
+    other.execute_batch("DROP TABLE clock; PRAGMA user_version = 2").unwrap();
+    let store = Sqlite::create(&file).unwrap();
+    let (claimed, _) = store.claim(&claim("c", "b", store.now())).await.unwrap();
+    assert_eq!(claimed, Claimed::Joined);
+}
+
 #[test]
 fn operators_commands_create_no_tables() {
     let directory = tempfile::tempdir().unwrap();
