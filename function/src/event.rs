@@ -1,5 +1,4 @@
-//! Lambda's events as HTTP requests, and the responses: for HTTP APIs (payload 2.0), REST APIs (1.0), function URLs and Application
-//! Load Balancers.
+//! Lambda's events as HTTP requests, and the responses: for HTTP APIs and function URLs (payload 2.0), and REST APIs (1.0).
 //!
 //! `lambda_http` is not used because it panics on paths and headers that do not form a valid URI, and anyone can send those.
 
@@ -45,49 +44,34 @@ pub async fn respond(router: Router, event: &[u8], invocation_id: &str, base_pat
     };
     let (parts, body) = response.into_parts();
     match axum::body::to_bytes(body, usize::MAX).await {
-        Ok(body) => event_response(&event, parts.status, &parts.headers, body),
+        Ok(body) => event_response(parts.status, &parts.headers, body),
         Err(error) => {
             tracing::error!(%error, "a response could not be read");
             let (status, headers) = (StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new());
-            event_response(&event, status, &headers, Bytes::new())
+            event_response(status, &headers, Bytes::new())
         }
     }
 }
 
 /// The response to an event, in the form that all payloads understand.
-fn event_response(event: &Value, status: StatusCode, headers: &HeaderMap, body: Bytes) -> Value {
+fn event_response(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Value {
     let (body, is_base64_encoded) = match String::from_utf8(body.into()) {
         Ok(text) => (text, false),
         Err(binary) => (BASE64_STANDARD.encode(binary.as_bytes()), true),
     };
-    let mut response = json!({
-        "statusCode": status.as_u16(), "body": body, "isBase64Encoded": is_base64_encoded,
-    });
-    let is_load_balancer = !event["requestContext"]["elb"].is_null();
-    if is_load_balancer {
-        response["statusDescription"] = status.to_string().into();
-    }
     let headers = headers
         .iter()
         .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes())));
-    // A load balancer requires the form of headers that its event has, and ignores the other. A target group with
-    // `lambda.multi_value_headers.enabled` sends no `headers`.
-    if is_load_balancer && event["headers"].is_null() && event["multiValueHeaders"].is_object() {
-        let mut values: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (name, value) in headers {
-            values.entry(name).or_default().push(value);
-        }
-        response["multiValueHeaders"] = json!(values);
-    } else {
-        response["headers"] = json!(headers.collect::<BTreeMap<_, _>>());
-    }
-    response
+    json!({
+        "statusCode": status.as_u16(), "headers": headers.collect::<BTreeMap<_, _>>(), "body": body,
+        "isBase64Encoded": is_base64_encoded,
+    })
 }
 
 /// The request of an event, without headers that HTTP does not allow.
 fn into_request(event: &Value, base_path: &str) -> Result<Request<Body>, Error> {
     let context = &event["requestContext"];
-    // Payload 2.0 has the first of each pair, 1.0 and load balancers the second.
+    // Payload 2.0 has the first of each pair, 1.0 the second.
     let method = context["http"]["method"].as_str().or(event["httpMethod"].as_str());
     let method = method.ok_or(Error::NotHttp)?;
     let stage = context["stage"].as_str();
@@ -205,42 +189,6 @@ mod tests {
         assert_eq!((request.method(), request.uri().path()), (&Method::GET, "/cluster/a%2Fb"));
     }
 
-    /// Fields as in AWS's documentation of Lambda targets.
-    #[tokio::test]
-    async fn load_balancers_get_the_headers_in_the_form_of_their_event() {
-        let event = |headers: &str, value: Value| {
-            json!({
-                "requestContext": {"elb": {"targetGroupArn": "arn:aws:elasticloadbalancing:us-east-1:1:targetgroup/t/1"}},
-                "httpMethod": "POST", "path": "/echo", "queryStringParameters": {}, headers: value,
-                "body": "", "isBase64Encoded": false,
-            })
-        };
-        let router = || {
-            let echo = async |headers: HeaderMap| {
-                let seen = headers.get_all("x-a").iter().map(|value| value.to_str().unwrap());
-                seen.collect::<Vec<_>>().join(",")
-            };
-            Router::new().route("/echo", axum::routing::post(echo))
-        };
-        let answer =
-            async |event: Value| respond(router(), event.to_string().as_bytes(), "id", "").await;
-        let single = answer(event("headers", json!({"x-a": "1"}))).await;
-        assert_eq!(single["headers"]["content-type"], "text/plain; charset=utf-8");
-        assert_eq!(
-            (&single["multiValueHeaders"], &single["body"], &single["statusDescription"]),
-            (&json!(null), &json!("1"), &json!("200 OK"))
-        );
-        let multiple = answer(event("multiValueHeaders", json!({"x-a": ["1", "2"]}))).await;
-        assert_eq!(
-            (
-                &multiple["headers"],
-                &multiple["body"],
-                &multiple["multiValueHeaders"]["content-type"]
-            ),
-            (&json!(null), &json!("1,2"), &json!(["text/plain; charset=utf-8"]))
-        );
-    }
-
     #[test]
     fn headers_of_a_rest_api_are_not_repeated() {
         let request = request(json!({
@@ -343,7 +291,7 @@ mod tests {
     fn binary_bodies_are_base64() {
         let headers = HeaderMap::new();
         let answer = |body: &'static [u8]| {
-            event_response(&Value::Null, StatusCode::OK, &headers, Bytes::from_static(body))
+            event_response(StatusCode::OK, &headers, Bytes::from_static(body))
         };
         let expected = |body, base64| json!({"statusCode": 200, "headers": {}, "body": body, "isBase64Encoded": base64});
         assert_eq!(answer(b"text"), expected("text", false));

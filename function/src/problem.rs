@@ -28,7 +28,7 @@ pub enum Problem {
     InvalidField(&'static str, String),
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// A Lambda event that is not an HTTP request. API Gateway and load balancers do not send any.
+    /// A Lambda event that is not an HTTP request. API Gateway does not send any.
     #[error("{0}")]
     InvalidRequest(String),
     #[error("this API requires a cluster token: send `Authorization: Bearer TOKEN`")]
