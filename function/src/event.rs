@@ -74,16 +74,9 @@ fn into_request(event: &Value, base_path: &str) -> Result<Request<Body>, Error> 
     // Payload 2.0 has the first of each pair, 1.0 the second.
     let method = context["http"]["method"].as_str().or(event["httpMethod"].as_str());
     let method = method.ok_or(Error::NotHttp)?;
-    let stage = context["stage"].as_str();
-    let path = match (event["rawPath"].as_str(), event["path"].as_str()) {
-        (Some(path), _) => without_prefix(path, stage),
-        // Under the API's own name, the path is already without the stage. Under a domain with a base path of the stage's name, it is
-        // not. The context's path is always the whole one.
-        (None, Some(path)) => match (context["path"].as_str(), stage) {
-            (Some(whole), Some(stage)) if *whole == format!("/{stage}{path}") => path,
-            _ => without_prefix(path, stage),
-        },
-        (None, None) => return Err(Error::NotHttp),
+    let path = match event["rawPath"].as_str() {
+        Some(path) => without_prefix(path, context["stage"].as_str()),
+        None => event["path"].as_str().ok_or(Error::NotHttp)?,
     };
     // By AWS's documentation, HTTP APIs leave the base path out of `rawPath`, but REST APIs keep it. No path of the API begins with a
     // base path, because `deploy` refuses such base paths.
@@ -197,24 +190,6 @@ mod tests {
         let request = request.unwrap();
         let values: Vec<_> = request.headers().get_all("a").iter().collect();
         assert_eq!(values, ["1", "2"]);
-    }
-
-    #[test]
-    fn the_stage_of_a_rest_api_is_removed_once() {
-        for (path, whole, expected) in [
-            // The API's own name.
-            ("/cluster", "/cluster/cluster", "/cluster"),
-            ("/cluster/c", "/cluster/cluster/c", "/cluster/c"),
-            // A domain with a base path.
-            ("/cluster/cluster", "/cluster/cluster", "/cluster"),
-            // A domain without one.
-            ("/cluster/c", "/cluster/c", "/c"),
-        ] {
-            let request = request(json!({
-                "path": path, "httpMethod": "GET", "requestContext": {"stage": "cluster", "path": whole},
-            }));
-            assert_eq!(request.unwrap().uri().path(), expected, "{path} {whole}");
-        }
     }
 
     #[test]
