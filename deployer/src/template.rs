@@ -188,7 +188,7 @@ mod tests {
                 "Quorum",
                 "3",
                 "no parameter `Quorum`",
-                "the parameters are: AccessLog, AlarmTopicArn, HideDocs, LogLevel, LogRetentionDays, ",
+                "the parameters are: AlarmTopicArn, HideDocs, LogLevel, LogRetentionDays, ",
             ),
             ("TableName", "t", "`TableName` has its own option", "`--table-name`"),
             ("Architecture", "arm64", "`Architecture` has its own option", "`--arch`"),

@@ -27,8 +27,8 @@ pub fn default_of(parameter: &str) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "a line has few bytes")]
 pub fn access_log() -> f64 {
     let template = template();
-    let after = template.split_once(" Format: >-\n").map_or("", |(_, after)| after);
-    let lines = after.lines().map(str::trim).take_while(|line| line.starts_with(['{', '"']));
+    let after = template.split_once("        Format: >-\n").map_or("", |(_, after)| after);
+    let lines = after.lines().map(str::trim).take_while(|line| !line.is_empty());
     let format = lines.collect::<Vec<_>>().join(" ");
     let line = ACCESS.iter().fold(format, |line, (name, value)| line.replace(name, value));
     assert!(line.ends_with('}') && !line.contains('$'), "a variable has no usual value: {line}");
