@@ -24,7 +24,7 @@ use self::member::member;
 pub use self::{
     admission::{Admission, admission},
     answers::{Answers, Asked},
-    member::{obstacle, rebalance},
+    member::{Testimony, confirm, is_listed, obstacle, rebalance},
 };
 use crate::{
     http::CONNECT_LIMIT,
@@ -298,8 +298,8 @@ pub enum Action {
     Initialise,
     /// Join through the first of these members that can add the node.
     Join(Vec<Node>),
-    /// Ask these members whether this node is one of them.
-    Confirm(Vec<String>),
+    /// Ask other recorded members whether this server is one of theirs.
+    Confirm,
     /// Remove a dead node that was added and never rebalanced in, by its name for rebalances.
     Eject(String),
     /// Mark this failed-over node to be recovered by the next rebalance.

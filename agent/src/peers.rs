@@ -3,21 +3,29 @@
 //! The API names the members, but is not trusted to: credentials are sent only after the member's certificate was verified against
 //! an authority that the cluster secret or `--ca-cert` vouches for.
 
+use std::{thread, time::Duration};
+
 use cbbootstrap_protocol::{
     names::{ClusterId, Node},
     trust::{Attestation, ClusterKeys, Fingerprint, Statement},
 };
-
 use ureq::tls::Certificate;
 
 use crate::{
+    decision::Testimony,
     http::{CallError, Deadline, Trust},
     record::ClusterRecord,
     server::{Administrator, Server, View},
 };
 
-/// At most this many members are asked about a node: one that is down costs a time limit.
-const MAX_ASKED: usize = 3;
+/// After this many members that run and give no clear answer, no more are asked about a node: each may cost a time limit.
+const MAX_UNCLEAR: usize = 3;
+
+/// How long members are asked about a node. In this time, 255 members that are all down can be asked.
+const ASKING_LIMIT: Duration = Duration::from_mins(1);
+
+/// More reasons do not fit on a screen.
+const MAX_REASONS: usize = 5;
 
 #[derive(Debug)]
 pub struct Peers {
@@ -68,12 +76,13 @@ impl Peers {
         node: &Node,
         record: &ClusterRecord,
         is_enterprise: bool,
+        deadline: Deadline,
     ) -> Result<Server, CallError> {
         let untrusted = |why: &str| CallError::Untrusted(why.to_owned());
         let proof = self.proof(node, record).map_err(untrusted)?;
         let trust = match (proof, &self.authority) {
             (Proof::Attested(Some(fingerprint)), _) if is_enterprise => {
-                Some(Trust::from_authority(fetch_authority(node, fingerprint, self.deadline)?))
+                Some(Trust::from_authority(fetch_authority(node, fingerprint, deadline)?))
             }
             (Proof::Authority, Some(authority)) if is_enterprise => Some(authority.clone()),
             _ if !self.is_insecure => {
@@ -84,21 +93,63 @@ impl Peers {
             _ => is_enterprise.then_some(Trust::Anyone),
         };
         let administrator = Some(self.administrator.clone());
-        Ok(Server::on_node(node, trust.as_ref(), administrator, self.deadline))
+        Ok(Server::on_node(node, trust.as_ref(), administrator, deadline))
     }
 
-    /// The cluster as another member of the record sees it, if one can be asked.
-    pub fn find_view(
+    /// Asks the other recorded members about a node, twice as many at a time as before, until one lists it.
+    pub fn ask_about(
         &self,
         node: &Node,
         record: &ClusterRecord,
         is_enterprise: bool,
-    ) -> Option<View> {
+        is_listed: impl Fn(&View) -> bool,
+    ) -> Testimony {
+        let deadline = self.deadline.or_after(ASKING_LIMIT);
         let others = record.nodes().into_iter().filter(|other| *other != node);
-        others.take(MAX_ASKED).find_map(|member| {
-            let member = self.connect(member, record, is_enterprise).ok()?;
-            member.cluster().ok().flatten()
-        })
+        let mut others: Vec<_> = others.collect();
+        // The next attempt asks others first.
+        fastrand::shuffle(&mut others);
+        let (mut denied_by, mut unclear, mut reasons, mut count) = (None, 0, Vec::new(), 1);
+        while !others.is_empty() && unclear < MAX_UNCLEAR && !deadline.time_left().is_zero() {
+            let asked = others.split_off(others.len().saturating_sub(count));
+            count *= 2;
+            let views = thread::scope(|scope| {
+                let ask = |member| self.connect(member, record, is_enterprise, deadline)?.cluster();
+                let threads: Vec<_> =
+                    asked.iter().map(|member| scope.spawn(move || ask(member))).collect();
+                let failed = |_| Err(CallError::Unexpected("the request failed".to_owned()));
+                let views = threads.into_iter().map(|thread| thread.join().unwrap_or_else(failed));
+                views.collect::<Vec<_>>()
+            });
+            for (member, view) in asked.into_iter().zip(views) {
+                let is_of_cluster = |view: &View| {
+                    record.cluster_uuid.as_ref().is_none_or(|uuid| *uuid == view.uuid)
+                };
+                match view {
+                    Ok(Some(view)) if is_of_cluster(&view) && is_listed(&view) => {
+                        return Testimony::Listed(view);
+                    }
+                    Ok(Some(view)) if is_of_cluster(&view) => denied_by = Some(member.clone()),
+                    Ok(_) => {
+                        reasons.push(format!("`{member}` belongs to another cluster or to none"));
+                    }
+                    Err(error) => {
+                        // A server that was reset has another authority than the attested one.
+                        let is_gone =
+                            matches!(error, CallError::Unreachable(_) | CallError::Untrusted(_));
+                        unclear += usize::from(!is_gone);
+                        reasons.push(format!("`{member}`: {error}"));
+                    }
+                }
+            }
+        }
+        match denied_by {
+            Some(member) => Testimony::NotListed(member),
+            None => Testimony::Silent {
+                are_gone: unclear == 0 && others.is_empty(),
+                why: join_reasons(reasons),
+            },
+        }
     }
 
     /// Attests that this node is a member of the cluster that its server sees; `None` where the cluster has no secret.
@@ -122,6 +173,15 @@ impl Peers {
         let statement = Statement { cluster_id, node, cluster_uuid, authority };
         Ok(Some((authority, keys.attest(&statement))))
     }
+}
+
+/// Joins what members have answered, as far as it fits on a screen.
+pub fn join_reasons(mut reasons: Vec<String>) -> String {
+    if reasons.len() > MAX_REASONS {
+        let more = reasons.split_off(MAX_REASONS).len();
+        reasons.push(format!("and {more} more"));
+    }
+    reasons.join("; ")
 }
 
 /// Fetches the attested authority from the member itself. The connection needs no trust: no credentials are sent, and the

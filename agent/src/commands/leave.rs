@@ -13,7 +13,7 @@ use super::{
 use crate::{
     api::{ApiError, Identity},
     cli::LeaveArgs,
-    decision::{self, Action, Admission, Memory},
+    decision::{self, Action, Admission, Memory, Testimony},
     http::CallError,
     printer::Printer,
     record::ClusterRecord,
@@ -114,11 +114,8 @@ impl Leaving {
         // Only the server that made a claim can give it up.
         let node_uuid = here.server.own_info().ok().and_then(|own| own.uuid);
         let identity = Identity { node_uuid, ..here.identity.clone() };
-        // A server that is blank from the start may have the name of a living member, which must stay in the record.
-        if !self.is_on_its_way
-            && let Some(Admission::NameTaken(uuid)) = admission(here, &identity)
-        {
-            return Err(name_taken(&identity, &uuid).into());
+        if !self.is_on_its_way {
+            check_name(here, &identity)?;
         }
         match here.api.leave(&identity, self.generation) {
             Ok(record) => {
@@ -229,17 +226,38 @@ impl Leaving {
     }
 }
 
-/// Whether another member would add this node. Members that cannot be asked do not keep a node from leaving.
-fn admission(Here { api, server, peers, .. }: &Here, identity: &Identity) -> Option<Admission> {
+/// A server that is blank from the start may have the name of a living member, which must stay in the record.
+fn check_name(
+    Here { api, server, peers, .. }: &Here,
+    identity: &Identity,
+) -> Result<(), Interrupt> {
     let Identity { node, node_uuid } = identity;
-    let is_enterprise = server.pools().ok()?.is_enterprise;
-    let record = api.status(Some(node)).ok()??;
-    if record.state != State::Ready || record.member(node).is_none() {
-        return None;
+    let Some(record) = api.status(Some(node))? else { return Ok(()) };
+    let has_others = record.nodes().into_iter().any(|other| other != node);
+    if record.state != State::Ready || record.member(node).is_none() || !has_others {
+        return Ok(());
     }
-    let view = peers.find_view(node, &record, is_enterprise)?;
-    let cluster_uuid = record.cluster_uuid.as_ref();
-    Some(decision::admission(node, node_uuid.as_ref(), &view, cluster_uuid, false))
+    let taken_by = |view: &View| {
+        let uuid = record.cluster_uuid.as_ref();
+        match decision::admission(node, node_uuid.as_ref(), view, uuid, false) {
+            Admission::NameTaken(uuid) => Some(uuid),
+            _ => None,
+        }
+    };
+    let is_enterprise = server.pools()?.is_enterprise;
+    match peers.ask_about(node, &record, is_enterprise, |view| taken_by(view).is_some()) {
+        Testimony::Listed(view) => match taken_by(&view) {
+            Some(uuid) => Err(name_taken(identity, &uuid).into()),
+            None => Ok(()),
+        },
+        Testimony::Silent { why, .. } if peers.can_verify_members() => {
+            let failure = Failure::new(format!(
+                "no other member says whether another machine has the name `{node}`: {why}"
+            ));
+            Err(Interrupt::unfinished(failure.hint("start another member, and then run this command again; if the cluster no longer exists, run `cbbootstrap cluster forget`")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Decides the next step out of the cluster. [`Action::Done`]: this is the last active node, which cannot leave.

@@ -71,8 +71,7 @@ fn complete(
         return Action::Stop(StopReason::FailedOver);
     }
     if view.nodes.len() > 1 && this.uptime < TRUSTED_AFTER && !memory.is_confirmed {
-        let others = view.others().filter(|node| node.membership == Membership::Active);
-        return Action::Confirm(others.map(|node| node.name.clone()).collect());
+        return Action::Confirm;
     }
     if view.is_rebalancing {
         return wait("a rebalance runs");
@@ -111,6 +110,44 @@ fn complete(
         is_missing && !memory.settled.contains(*extra)
     });
     missing.cloned().map_or(Action::Done, Action::Settle)
+}
+
+/// What the other recorded members say about a node.
+#[derive(Debug)]
+pub enum Testimony {
+    /// A member of the recorded cluster lists it, and sees the cluster like this.
+    Listed(View),
+    /// This member of the recorded cluster does not list it, and neither does another one that answers.
+    NotListed(Node),
+    /// None that answers belongs to the recorded cluster, for these reasons.
+    Silent {
+        /// Whether all of them are down, were reset, or belong to another cluster.
+        are_gone: bool,
+        why: String,
+    },
+}
+
+/// What follows for a server whose membership has to be confirmed; `None` if it is.
+pub fn confirm(testimony: &Testimony) -> Option<Action> {
+    match testimony {
+        Testimony::Listed(_) => None,
+        Testimony::NotListed(member) => Some(wait(format!(
+            "`{member}` does not list this node: its server was removed while it was down, and does not know yet"
+        ))),
+        Testimony::Silent { why, .. } => Some(wait(format!(
+            "the server has just started, and no other member has confirmed its membership: {why}"
+        ))),
+    }
+}
+
+/// Whether another member's view lists the very server with this view.
+pub fn is_listed(node: &Node, ours: &View, theirs: &View) -> bool {
+    let this = ours.this();
+    let own = this.and_then(|this| this.uuid.as_ref());
+    let listed = theirs.member(node);
+    let listed = listed.or_else(|| this.and_then(|this| theirs.node(&this.name)));
+    theirs.uuid == ours.uuid
+        && listed.is_some_and(|node| own.is_none() || node.uuid.as_ref() == own)
 }
 
 /// For a node that was failed over and is back. A failover without a failure was a person's decision, and remains.

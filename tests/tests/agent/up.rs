@@ -16,7 +16,7 @@ use std::{
 use cbbootstrap_tests::{
     agent::{Agents, Api, LOGIN, one_cluster, scene},
     cli::Ended,
-    couchbase::{Servers, Then},
+    couchbase::{Node, Servers, Then},
     http,
     instance::Instance,
     process, programs,
@@ -511,6 +511,26 @@ fn a_blank_machine_cannot_leave_under_a_members_name() {
     // Where the cluster lists it no more, the entry goes.
     agents.run(&servers[1], &["leave"]).ended_with(0);
     assert_eq!(agents.record()["nodes"], json!([servers[0].address()]));
+}
+
+/// Dead members stay in the record, and say nothing about a name.
+#[test]
+fn dead_members_do_not_hide_a_member_of_the_same_name() {
+    let (servers, agents) = scene(6);
+    agents.up(&servers[0], &[]).document();
+    agents.join(&servers.nodes()[1..5], &[]);
+    let leave = || {
+        let mut twin = agents.command(&servers[5], &["leave", "--timeout", "3s"]);
+        Ended::of(twin.env("CBBOOTSTRAP_NODE", servers[4].address()))
+    };
+    servers.nodes()[..3].iter().for_each(Node::kill);
+    leave().failed(5, "two machines have the same name");
+    servers[3].kill();
+    let unclear = "no other member says whether another machine has the name";
+    leave().failed(3, unclear);
+    assert_eq!(agents.record()["nodes"].as_array().unwrap().len(), 5);
+    servers[3].restart();
+    leave().failed(5, "two machines have the same name");
 }
 
 /// The server would leave, and the record would keep the name with which it joined.

@@ -4,6 +4,7 @@ mod departure;
 mod machine;
 mod monitor;
 mod reload;
+mod removal;
 mod signals;
 mod systemd;
 
@@ -17,20 +18,20 @@ use std::{
 use cbbootstrap_cli::failure::{Exit, Failure, one_line};
 use cbbootstrap_protocol::wire::State;
 
-use self::{departure::Departing, machine::Machine, monitor::Monitor, reload::Last};
+use self::{departure::Departing, machine::Machine, monitor::Monitor, removal::Last};
 use super::{clock::Interrupt, up};
 use crate::{
     api::ApiError,
     cli::{LifeArgs, PauseArgs, Recover, RunArgs},
     decision::{
-        Asked, DEAD_AFTER, OwnServer, TRUSTED_AFTER,
+        Asked, OwnServer, TRUSTED_AFTER,
         life::{self, Notice, Step},
     },
     http::Deadline,
     lock::Lock,
     pauses::{Backoff, Cause, IDLE_INTERVALS, Pauses},
     printer::Printer,
-    server::{Health, Membership, NodeInfo, View},
+    server::View,
     settings,
 };
 
@@ -393,67 +394,6 @@ impl<'r> Life<'r> {
             (None, None) => {}
         }
         self.notice = notice;
-    }
-
-    /// Notes whether people have removed the node while this run watched it.
-    fn track(&mut self, own: &OwnServer) {
-        match own {
-            OwnServer::Member(view) => {
-                let is_active =
-                    view.this().is_some_and(|this| this.membership == Membership::Active);
-                // A server does not know that it was removed if it has just started or cannot reach other members. The only node cannot
-                // be removed.
-                let is_lost = |node: &NodeInfo| {
-                    node.membership == Membership::Active && node.health == Health::Unhealthy
-                };
-                let sees_cluster = view.nodes.len() > 1
-                    && self.is_healthy(Some(view))
-                    && !view.others().any(is_lost);
-                let may_leave = is_active && view.is_rebalancing;
-                self.last = Some(Last { at: Instant::now(), may_leave, sees_cluster });
-                let departure = &mut self.departing.state;
-                departure.is_removed = false;
-                // A rebalance that this run started goes on after the notice was withdrawn.
-                departure.is_leaving &= self.notice.is_some() || view.is_rebalancing;
-            }
-            OwnServer::Blank(_) if self.departing.state.is_leaving => {
-                self.last = None;
-                self.departing.state.is_leaving = self.notice.is_some();
-            }
-            OwnServer::Blank(_) => {
-                let last = self.last.take().filter(|last| last.at.elapsed() < DEAD_AFTER);
-                if let Some(last) = last {
-                    self.departing.state.is_removed |= last.may_leave;
-                    self.is_removal_unclear = last.sees_cluster && !last.may_leave;
-                }
-            }
-            _ => {
-                // Its next answers have to be confirmed.
-                self.up.state.memory.is_confirmed = false;
-                // A server that was down for longer was removed as a dead one, and joins again.
-                self.last.take_if(|last| last.at.elapsed() >= DEAD_AFTER);
-            }
-        }
-    }
-
-    /// Whether people have removed the node of a server that was a healthy member a moment ago. If the cluster still lists it, the
-    /// server has lost its data.
-    fn was_removed(&self) -> Result<bool, Interrupt> {
-        let up::Run { here, goal, .. } = &self.up;
-        let (node, server) = (&here.identity.node, &here.server);
-        let Some(record) = here.api.status(Some(node))? else { return Ok(false) };
-        if record.state != State::Ready {
-            return Ok(false);
-        }
-        if record.member(node).is_none() || !goal.trusts_members {
-            return Ok(true);
-        }
-        let is_enterprise = server.pools()?.is_enterprise;
-        let view = here.peers.find_view(node, &record, is_enterprise).ok_or_else(|| {
-            Interrupt::wait("no other member says whether this node was removed from its cluster")
-        })?;
-        let name = node.host().to_string();
-        Ok(view.nodes.iter().all(|other| other.name != name))
     }
 
     /// Whether the node is an active, healthy member. A server that has just started may not know that it was removed.

@@ -1,7 +1,5 @@
 //! What stays of a life when the options are read again.
 
-use std::time::Instant;
-
 use cbbootstrap_cli::{
     command_line,
     failure::{Failure, one_line},
@@ -12,15 +10,6 @@ use crate::{
     cli::{Cli, Command, RunArgs},
     config,
 };
-
-/// A member, as this run last saw it.
-pub(super) struct Last {
-    pub(super) at: Instant,
-    /// Whether only people can have removed it if it is blank soon afterwards: a rebalance ran, or another agent worked on it.
-    pub(super) may_leave: bool,
-    /// Whether it was a healthy member, as far as it can know.
-    pub(super) sees_cluster: bool,
-}
 
 /// Reads the command line, the environment and the options file again.
 fn read_options() -> anyhow::Result<RunArgs> {

@@ -13,6 +13,7 @@ use crate::{
     commands::name_taken,
     decision::{self, Admission, Asked, OTHER_CREDENTIALS_LIMIT},
     http::CallError,
+    peers::join_reasons,
     record::ClusterRecord,
     server::{Server, View},
     values,
@@ -24,9 +25,6 @@ const SKIP_TIME: Duration = Duration::from_secs(30);
 /// A server that adds a node gives up after 30 s. It may begin late, because it adds one node at a time. For this long after a call
 /// without an answer no other is asked: both would fail.
 const ADD_TIME: Duration = Duration::from_secs(35);
-
-/// More reasons do not fit on a screen.
-const MAX_REASONS: usize = 5;
 
 /// A node that one member tells to wait begins with the next one after this time.
 const TURN: Duration = Duration::from_mins(1);
@@ -120,11 +118,7 @@ impl Run<'_> {
             skips.push(skip);
             reasons.push(format!("`{member}`: {why}"));
         }
-        if reasons.len() > MAX_REASONS {
-            let more = reasons.split_off(MAX_REASONS).len();
-            reasons.push(format!("and {more} more"));
-        }
-        let reasons = reasons.join("; ");
+        let reasons = join_reasons(reasons);
         let are_all = |skip| skips.len() == members.len() && skips.iter().all(|one| *one == skip);
         if are_all(Skip::OtherCluster) {
             let hint =
@@ -171,7 +165,7 @@ impl Run<'_> {
             .hint("`--insecure` sends it anyway; Enterprise Edition encrypts it")
             .into());
         }
-        let connected = peers.connect(member, record, self.is_enterprise());
+        let connected = peers.connect(member, record, self.is_enterprise(), peers.deadline);
         let read = connected.and_then(|server| server.cluster().map(|view| (server, view)));
         let (server, view) = read.map_err(|error| match error {
             // The operator's authority is either right for all members or for none.

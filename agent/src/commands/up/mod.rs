@@ -410,9 +410,7 @@ impl<'r> Run<'r> {
             (Action::LeaveClaim, _, Some(record)) => self.leave_claim(record.generation)?,
             (Action::Initialise, ..) => self.initialise()?,
             (Action::Join(members), _, Some(record)) => self.join(&members, &record)?,
-            (Action::Confirm(members), Some(view), Some(record)) => {
-                self.confirm(&members, &view, &record)?;
-            }
+            (Action::Confirm, Some(view), Some(record)) => self.confirm(&view, &record)?,
             (Action::Report(_), Some(view), Some(record)) => self.report(&view, &record)?,
             (Action::ReportRemoved(node), _, Some(record)) => {
                 self.report_removed(&node, record.generation)?;

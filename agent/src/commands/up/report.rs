@@ -8,15 +8,12 @@ use cbbootstrap_protocol::{names::Node, wire::State};
 use super::{Interrupt, Run, outcome::RESET};
 use crate::{
     api::{ApiError, Identity},
-    decision::Asked,
+    decision::{self, Action, Asked},
     http::CallError,
     peers::{Attested, Peers},
     record::ClusterRecord,
     server::View,
 };
-
-/// At most this many members are asked about this node: one that is down costs a time limit.
-const MAX_ASKED: usize = 3;
 
 /// How long the first report of a cluster may wait for its attestation: other nodes wait for the report, and its lease runs.
 const FIRST_ATTESTATION_LIMIT: Duration = Duration::from_secs(5);
@@ -148,45 +145,17 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Asks other members whether this node is one of them: a server that has just started may not know that it was removed.
-    pub(super) fn confirm(
-        &mut self,
-        members: &[String],
-        view: &View,
-        record: &ClusterRecord,
-    ) -> Result<(), Interrupt> {
-        let mut reasons = Vec::new();
-        for name in members.iter().take(MAX_ASKED) {
-            let Ok(node) = Node::new(name) else { continue };
-            let connected = self.here.peers.connect(&node, record, self.is_enterprise());
-            reasons.push(match connected.and_then(|server| server.cluster()) {
-                Ok(Some(theirs)) if self.is_listed(view, &theirs) => {
-                    self.state.memory.is_confirmed = true;
-                    return Ok(());
-                }
-                Ok(Some(theirs)) if theirs.uuid == view.uuid => {
-                    return Err(Interrupt::wait(format!(
-                        "`{name}` no longer lists this node; this server has just started and does not know yet"
-                    )));
-                }
-                Ok(_) => format!("`{name}` belongs to another cluster or to none"),
-                Err(CallError::Unauthorized) => format!("`{name}` has other credentials"),
-                Err(error) => format!("`{name}`: {error}"),
-            });
+    /// Asks other members whether this server is one of theirs.
+    pub(super) fn confirm(&mut self, view: &View, record: &ClusterRecord) -> Result<(), Interrupt> {
+        let node = self.node();
+        let is_listed = |theirs: &View| decision::is_listed(node, view, theirs);
+        let peers = &self.here.peers;
+        let testimony = peers.ask_about(node, record, self.is_enterprise(), is_listed);
+        match decision::confirm(&testimony) {
+            None => self.state.memory.is_confirmed = true,
+            Some(Action::Wait(why)) => return Err(Interrupt::wait(why)),
+            Some(_) => {}
         }
-        Err(Interrupt::wait(format!(
-            "the server has just started, and no other member has confirmed its membership: {}",
-            reasons.join("; ")
-        )))
-    }
-
-    /// Whether another member lists this very server.
-    fn is_listed(&self, ours: &View, theirs: &View) -> bool {
-        let this = ours.this();
-        let own = this.and_then(|this| this.uuid.as_ref());
-        let listed = theirs.member(self.node());
-        let listed = listed.or_else(|| this.and_then(|this| theirs.node(&this.name)));
-        theirs.uuid == ours.uuid
-            && listed.is_some_and(|node| own.is_none() || node.uuid.as_ref() == own)
+        Ok(())
     }
 }
