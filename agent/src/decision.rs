@@ -22,9 +22,9 @@ use cbbootstrap_protocol::{
 
 use self::member::member;
 pub use self::{
-    admission::{Admission, admission},
+    admission::{Admission, admission, may_be_copy},
     answers::{Answers, Asked},
-    member::{Testimony, confirm, is_listed, obstacle, rebalance},
+    member::{Testimony, confirm, is_listed, needs_confirmation, obstacle, rebalance},
 };
 use crate::{
     http::CONNECT_LIMIT,
@@ -153,8 +153,10 @@ pub struct Memory {
     pub absences: BTreeMap<Node, Absence>,
     /// A node that lost its claim and has initialised its server, and since when this is known.
     pub occupied_by: Option<(Node, Instant)>,
-    /// Whether another member has confirmed this node's membership.
+    /// Whether another member has confirmed this server's membership, or no other one is left that could.
     pub is_confirmed: bool,
+    /// The API, or another member, has last answered that the server is not, or may not be, in the recorded cluster.
+    pub is_disowned: bool,
     /// Extras that are done, or refused for good.
     pub settled: BTreeSet<Extra>,
     pub is_reported: bool,
@@ -175,7 +177,7 @@ impl Memory {
         let OwnServer::Member(view) = own else {
             self.is_confirmed = false;
             if let OwnServer::Blank(_) = own {
-                (self.is_reported, self.is_attested) = (false, false);
+                (self.is_reported, self.is_attested, self.is_disowned) = (false, false, false);
                 self.is_failover_intended = false;
                 self.settled.clear();
             }
@@ -210,6 +212,7 @@ impl Memory {
             may_be_under_way: self.may_be_under_way,
             left_claim: self.left_claim,
             absences: self.absences.clone(),
+            is_disowned: self.is_disowned,
             was_away: self.was_away,
             is_failover_intended: self.is_failover_intended,
             rebalance_id: self.rebalance_id.clone(),
@@ -334,6 +337,8 @@ pub enum StopReason {
         /// The API's cluster, or its first node.
         recorded: String,
     },
+    /// This member of its cluster does not list its server, which names no other member.
+    OldCopy(Node),
     FailedOver,
     /// The cluster's only member is a server of this name, and this server is blank.
     Lost {

@@ -2,7 +2,10 @@
 
 use cbbootstrap_protocol::names::{Node, Uuid};
 
-use crate::server::{Health, Membership, NodeInfo, View};
+use crate::{
+    record::ClusterRecord,
+    server::{Health, Membership, NodeInfo, View},
+};
 
 /// Whether a node can join through a member of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +71,14 @@ pub fn admission(
             )
         }
     })
+}
+
+/// Whether a member may be an old copy, such as a restored snapshot, because it knows none of the other recorded members besides the
+/// asking node. If one of them does not list it, no node may join through it.
+pub fn may_be_copy(node: &Node, member: &Node, view: &View, record: &ClusterRecord) -> bool {
+    let others = record.nodes().into_iter().filter(|other| *other != node && *other != member);
+    let mut others = others.peekable();
+    others.peek().is_some() && others.all(|other| view.member(other).is_none())
 }
 
 /// Why a failed-over member must stay in the cluster. It is dead for good only if its server is another one than this node's, and its

@@ -70,7 +70,7 @@ fn complete(
     if this.membership == Membership::FailedOver && !goal.recovers {
         return Action::Stop(StopReason::FailedOver);
     }
-    if view.nodes.len() > 1 && this.uptime < TRUSTED_AFTER && !memory.is_confirmed {
+    if needs_confirmation(&goal.node, view, Some(record), memory) {
         return Action::Confirm;
     }
     if view.is_rebalancing {
@@ -127,16 +127,42 @@ pub enum Testimony {
     },
 }
 
-/// What follows for a server whose membership has to be confirmed; `None` if it is.
-pub fn confirm(testimony: &Testimony) -> Option<Action> {
+/// Whether other members have to confirm a server's membership. One that has just started may not know that it was removed. One that
+/// lacks recorded members may be an old copy of a member, such as a restored snapshot: nothing else would ever tell it.
+pub fn needs_confirmation(
+    node: &Node,
+    view: &View,
+    record: Option<&ClusterRecord>,
+    memory: &Memory,
+) -> bool {
+    let has_just_started =
+        view.nodes.len() > 1 && view.this().is_some_and(|this| this.uptime < TRUSTED_AFTER);
+    let is_unknown = |other: &Node| other != node && view.member(other).is_none();
+    let lacks_members = record.is_some_and(|record| {
+        record.state == State::Ready && record.nodes().into_iter().any(is_unknown)
+    });
+    !memory.is_confirmed && (has_just_started || lacks_members)
+}
+
+/// What follows for a server whose membership has to be confirmed; `None` if it is, or if the server may be the last one.
+pub fn confirm(view: &View, testimony: &Testimony) -> Option<Action> {
     match testimony {
         Testimony::Listed(_) => None,
+        Testimony::NotListed(member) if view.nodes.len() == 1 => {
+            Some(Action::Stop(StopReason::OldCopy(member.clone())))
+        }
         Testimony::NotListed(member) => Some(wait(format!(
-            "`{member}` does not list this node: its server was removed while it was down, and does not know yet"
+            "`{member}` does not list this server, which was removed while it was down and does not know yet, or is an old copy of a member"
         ))),
-        Testimony::Silent { why, .. } => Some(wait(format!(
-            "the server has just started, and no other member has confirmed its membership: {why}"
-        ))),
+        // Right after a boot, the network may not be up yet.
+        Testimony::Silent { are_gone: true, .. }
+            if view.this().is_some_and(|this| this.uptime >= TRUSTED_AFTER) =>
+        {
+            None
+        }
+        Testimony::Silent { why, .. } => {
+            Some(wait(format!("no other member has confirmed its membership: {why}")))
+        }
     }
 }
 

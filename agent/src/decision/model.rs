@@ -45,6 +45,7 @@
 //! | started over, with a late request | 31,973 | 36 | 4 |
 //! | three nodes, up to depth 24 | 37,631 | 24 | 4 |
 //! | three nodes, a kill, a copy and a loss, up to depth 13 | 85,522 | 13 | 10 |
+//! | the first node is restored from a snapshot; two and three nodes | 73 and 1,804 | 24 | 1 |
 //! | an API that lies about members, or about the claim | 2,876 and 7,112 | 10 | 8 |
 //!
 //! Depths differ by a few from run to run, since two threads do not search strictly in breadth.
@@ -316,6 +317,18 @@ fn claim_with_an_unanswered_leave_is_not_used() {
     assert_holds("two nodes, resident, a refusal and a late leave", &resident);
     let eager = Setup { continue_one_in: 0, ..resident };
     assert_caught(&eager, &[Mutant::ForgetsLeave], SECOND);
+}
+
+/// Its first node is restored from a snapshot that was made before others joined: the copy is not reported, and no node joins it.
+#[test]
+fn restored_copy_of_the_first_node_is_no_second_cluster() {
+    let restore = Budgets { restores: 1, ..Budgets::NONE };
+    let two = Setup { skew: false, ticks: false, ..one(restore) };
+    let three = Setup { names: vec![0, 1, 2], ..two.clone() };
+    assert_holds("two nodes, a restored copy", &two);
+    assert_holds("three nodes, a restored copy", &three);
+    assert_caught(&two, &[Mutant::NoConfirmation], &[Broken::CopyBelieved]);
+    assert_caught(&three, &[Mutant::TrustsCopies], &[Broken::CopyBelieved]);
 }
 
 fn refused_after_a_loss() -> Setup {

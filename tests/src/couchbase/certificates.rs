@@ -84,6 +84,7 @@ impl Authority {
 }
 
 /// A node's certificate and the means to serve TLS with it.
+#[derive(Clone)]
 pub struct Identity {
     pub authority: Arc<Authority>,
     pub subject: String,

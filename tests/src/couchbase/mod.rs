@@ -84,6 +84,9 @@ pub struct Node {
     agent: Agent,
 }
 
+/// A copy of a machine's disk.
+pub struct Snapshot(node::Node, model::Cluster);
+
 /// A request that a node got.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -479,6 +482,28 @@ impl Node {
         let now = world.now();
         world.settle(now);
         world.reset(self.index, now);
+    }
+
+    /// Copies the disk of the only node of a cluster.
+    pub fn snapshot(&self) -> Snapshot {
+        let world = lock(&self.shared.world);
+        let cluster = world.cluster(self.index).expect("it is in a cluster");
+        assert_eq!(cluster.members.len(), 1, "other nodes would see the copy");
+        Snapshot(world.nodes[self.index].clone(), cluster.clone())
+    }
+
+    /// Starts a blank node with the copy of its disk. No other node sees it.
+    pub fn restore(&self, Snapshot(node, cluster): &Snapshot) {
+        let mut world = lock(&self.shared.world);
+        let now = world.now();
+        let cluster_index = world.clusters.len();
+        world.clusters.push(cluster.clone());
+        world.nodes[self.index] = node::Node {
+            cluster: Some(cluster_index),
+            uptime: Duration::ZERO,
+            booted: now,
+            ..node.clone()
+        };
     }
 
     /// Sets how much memory it has, in bytes; 24 GB at first.

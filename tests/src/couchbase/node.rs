@@ -64,6 +64,7 @@ pub enum Removal {
 }
 
 /// A machine with a server on it.
+#[derive(Clone)]
 pub struct Node {
     pub address: Ipv4Addr,
     pub uuid: String,

@@ -364,6 +364,44 @@ fn a_node_without_the_data_service_waits_for_one_that_has_it() {
     one_cluster(&servers, 2);
 }
 
+/// A copy of the first node from before others joined has the cluster's UUID, the password and the secret, and nothing tells it that
+/// it was removed.
+#[test]
+fn restored_snapshot_of_a_removed_member_is_no_second_cluster() {
+    let servers = Servers::start(6);
+    let agents = with_secret(Agents::with_new_api(&servers));
+    let keys = ClusterKeys::derive(SECRET.as_bytes(), &ClusterId::new("demo").unwrap());
+    agents.up(&servers[0], &[]).document();
+    let snapshot = servers[0].snapshot();
+    agents.join(&servers.nodes()[1..3], &[]);
+    // People remove it, so the record keeps it.
+    let otp = format!("ns_1@{}", servers[0].address());
+    let known: Vec<_> =
+        servers.nodes()[..3].iter().map(|node| format!("ns_1@{}", node.address())).collect();
+    let form = [("knownNodes", &*known.join(",")), ("ejectedNodes", &*otp)];
+    let started = servers[1].call("POST", "/controller/rebalance", &form, Some(LOGIN)).unwrap();
+    assert_eq!(started.status, 200);
+    process::wait_until("it is out", || servers.clusters()[0].nodes.len() == 2);
+    let record = agents.record_with(keys.token());
+    servers[0].restore(&snapshot);
+    let copy = "is a member of the same cluster and does not list this server";
+    agents.up(&servers[0], &[]).failed(5, copy);
+    assert_eq!(agents.record_with(keys.token())["members"], record["members"]);
+    // The copy would add a node. Nodes with consecutive names begin with different members.
+    for joiner in &servers.nodes()[3..] {
+        agents.up(joiner, &[]).document();
+        let clusters = servers.clusters();
+        let sizes: Vec<_> = clusters.iter().map(|cluster| cluster.nodes.len()).collect();
+        assert_eq!(sizes, [3, 1], "{clusters:#?}");
+        agents.run(joiner, &["leave"]).ended_with(0);
+    }
+    // The last survivor of its cluster reports itself, although the record names others.
+    servers[0].reset();
+    servers[1].kill();
+    let up = agents.up(&servers[2], &[]).ended_with(0);
+    assert!(up.stderr.contains("ready: reported"), "{up}");
+}
+
 // Never the password.
 
 #[test]

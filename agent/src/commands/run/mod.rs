@@ -24,14 +24,14 @@ use crate::{
     api::ApiError,
     cli::{LifeArgs, PauseArgs, Recover, RunArgs},
     decision::{
-        Asked, OwnServer, TRUSTED_AFTER,
+        self, Asked, OwnServer,
         life::{self, Notice, Step},
     },
     http::Deadline,
     lock::Lock,
     pauses::{Backoff, Cause, IDLE_INTERVALS, Pauses},
     printer::Printer,
-    server::View,
+    server::{NodeInfo, View},
     settings,
 };
 
@@ -396,15 +396,13 @@ impl<'r> Life<'r> {
         self.notice = notice;
     }
 
-    /// Whether the node is an active, healthy member. A server that has just started may not know that it was removed.
+    /// Whether the node is an active, healthy member, as far as it can know.
     fn is_healthy(&self, view: Option<&View>) -> bool {
+        let (node, memory) = (&self.up.here.identity.node, &self.up.state.memory);
         view.is_some_and(|view| {
-            view.this().is_some_and(|this| {
-                let is_known = this.uptime >= TRUSTED_AFTER
-                    || self.up.state.memory.is_confirmed
-                    || view.nodes.len() == 1;
-                this.is_well() && is_known
-            })
+            view.this().is_some_and(NodeInfo::is_well)
+                && !memory.is_disowned
+                && !decision::needs_confirmation(node, view, self.up.record(), memory)
         })
     }
 

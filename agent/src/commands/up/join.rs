@@ -11,7 +11,7 @@ use cbbootstrap_protocol::names::Node;
 use super::{Interrupt, Run, untrusted};
 use crate::{
     commands::name_taken,
-    decision::{self, Admission, Asked, OTHER_CREDENTIALS_LIMIT},
+    decision::{self, Admission, Asked, OTHER_CREDENTIALS_LIMIT, Testimony},
     http::CallError,
     peers::join_reasons,
     record::ClusterRecord,
@@ -176,11 +176,18 @@ impl Run<'_> {
             }
             error => skip(&error),
         })?;
-        let other = |why: &str| Err(NotAdded::Skip(Skip::Other, why.to_owned()));
+        let other = |why: String| Err(NotAdded::Skip(Skip::Other, why));
         let Some(view) = view else {
-            return other("it belongs to no cluster");
+            return other("it belongs to no cluster".to_owned());
         };
         let (node, own) = (self.node(), self.here.identity.node_uuid.as_ref());
+        let is_listed = |theirs: &View| decision::is_listed(member, &view, theirs);
+        if decision::may_be_copy(node, member, &view, record)
+            && let Testimony::NotListed(by) =
+                peers.ask_about(member, record, self.is_enterprise(), is_listed)
+        {
+            return other(format!("`{by}` does not list it: it is an old copy of a member"));
+        }
         match decision::admission(
             node,
             own,
@@ -214,7 +221,9 @@ impl Run<'_> {
                 Err(Interrupt::wait(why).into())
             }
             Admission::OtherCluster(why) => Err(NotAdded::Skip(Skip::OtherCluster, why)),
-            Admission::UnfitMember => other("it is not an active, healthy member itself"),
+            Admission::UnfitMember => {
+                other("it is not an active, healthy member itself".to_owned())
+            }
             Admission::NameTaken(uuid) => {
                 // It may be this server, while it is being added.
                 let since = self.state.joining.name_taken_since.get_or_insert_with(Instant::now);

@@ -404,7 +404,10 @@ impl<'r> Run<'r> {
                 ));
             }
             (Action::Stop(reason), ..) => return Err(self.explain(&reason).into()),
-            (Action::Done, Some(view), Some(record)) => return Ok(Some((view, record))),
+            (Action::Done, Some(view), Some(record)) => {
+                self.state.memory.is_disowned = false;
+                return Ok(Some((view, record)));
+            }
             (Action::Inspect(nodes), ..) => self.inspect(&nodes)?,
             (Action::GiveUpClaim(node), ..) => self.give_up_claim(&node)?,
             (Action::LeaveClaim, _, Some(record)) => self.leave_claim(record.generation)?,

@@ -107,6 +107,10 @@ impl Run<'_> {
                 format!("the server belongs to the cluster {own}, but `{id}` is {recorded}; {untouched}"),
                 RESET,
             ),
+            StopReason::OldCopy(member) => (
+                format!("`{member}` is a member of the same cluster and does not list this server, which is an old copy of a member, such as a restored snapshot; {untouched}"),
+                RESET,
+            ),
             StopReason::FailedOver => (
                 format!("the cluster has failed `{node}` over; {untouched}"),
                 "recover it, or rebalance it out, in Couchbase Server; then run this command again",

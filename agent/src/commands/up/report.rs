@@ -8,7 +8,7 @@ use cbbootstrap_protocol::{names::Node, wire::State};
 use super::{Interrupt, Run, outcome::RESET};
 use crate::{
     api::{ApiError, Identity},
-    decision::{self, Action, Asked},
+    decision::{self, Action, Asked, Testimony},
     http::CallError,
     peers::{Attested, Peers},
     record::ClusterRecord,
@@ -151,10 +151,15 @@ impl Run<'_> {
         let is_listed = |theirs: &View| decision::is_listed(node, view, theirs);
         let peers = &self.here.peers;
         let testimony = peers.ask_about(node, record, self.is_enterprise(), is_listed);
-        match decision::confirm(&testimony) {
-            None => self.state.memory.is_confirmed = true,
-            Some(Action::Wait(why)) => return Err(Interrupt::wait(why)),
-            Some(_) => {}
+        self.state.memory.is_disowned |= matches!(testimony, Testimony::NotListed(_));
+        match decision::confirm(view, &testimony) {
+            Some(Action::Stop(reason)) => return Err(self.explain(&reason).into()),
+            Some(Action::Wait(why)) => {
+                // Other members may report before the next attempt.
+                self.state.answers.asked = Asked::NotYet;
+                return Err(Interrupt::wait(why));
+            }
+            _ => self.state.memory.is_confirmed = true,
         }
         Ok(())
     }

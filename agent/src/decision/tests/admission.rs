@@ -25,6 +25,23 @@ fn unfit_member_adds_no_node() {
 }
 
 #[test]
+fn member_that_knows_no_other_recorded_one_may_be_an_old_copy() {
+    let cases = [
+        (vec![active(FIRST)], vec![FIRST], false),
+        (vec![active(FIRST)], vec![FIRST, ME], false),
+        (vec![active(FIRST)], vec![FIRST, THIRD], true),
+        (vec![active(FIRST), active(ME)], vec![FIRST, ME, THIRD], true),
+        (vec![active(FIRST), active(THIRD)], vec![FIRST, THIRD, "10.0.0.4"], false),
+    ];
+    for (nodes, members, expected) in cases {
+        let view = seen_by_first(cluster_of(nodes));
+        let record = ready(FIRST, &members);
+        let decided = may_be_copy(&node(ME), &node(FIRST), &view, &record);
+        assert_eq!(decided, expected, "{members:?} {view:?}");
+    }
+}
+
+#[test]
 fn member_adds_only_a_new_node() {
     let (own, other, cluster) = (uuid(OWN), uuid("77"), uuid(UUID));
     let later = |part| (Some(part), false);

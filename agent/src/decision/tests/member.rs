@@ -82,22 +82,58 @@ fn first_node_reports_before_everything_else() {
 }
 
 #[test]
-fn restarted_member_needs_a_confirmation() {
+fn server_that_may_not_know_its_cluster_needs_a_confirmation() {
     let confirm = || Then(Confirm);
-    let confirmed = Memory { is_confirmed: true, ..memory() };
+    let three = || Has(ready(FIRST, &[FIRST, ME, THIRD]));
+    let unreported = || Memory { is_reported: false, ..unconfirmed() };
+    let both = || cluster_of([active(ME), active(FIRST)]);
+    let alone = || cluster_of([active(ME)]);
     #[rustfmt::skip]
     let cases = [
-        ("just started", cluster_of([up_for(59, active(ME)), active(FIRST)]), memory(), confirm()),
-        ("up for long enough", cluster_of([up_for(60, active(ME)), active(FIRST)]), memory(), Then(Done)),
-        ("confirmed", cluster_of([up_for(0, active(ME)), active(FIRST)]), confirmed, Then(Done)),
-        ("alone", cluster_of([up_for(0, active(ME))]), memory(), Then(Done)),
-        ("no other active member", cluster_of([up_for(0, active(ME)), failed(FIRST), added(THIRD)]), memory(), confirm()),
-        ("a rebalance runs", rebalancing([up_for(0, added(ME)), active(FIRST)]), memory(), confirm()),
-        ("warms up", cluster_of([up_for(0, warming_up(active(ME))), active(FIRST)]), memory(), confirm()),
-        ("failed over", cluster_of([up_for(0, failed(ME)), active(FIRST)]), memory(), stop(StopReason::FailedOver)),
+        ("just started", cluster_of([up_for(59, active(ME)), active(FIRST)]), joinable(), unconfirmed(), confirm()),
+        ("up for long enough", cluster_of([up_for(60, active(ME)), active(FIRST)]), joinable(), unconfirmed(), Then(Done)),
+        ("confirmed", cluster_of([up_for(0, active(ME)), active(FIRST)]), joinable(), memory(), Then(Done)),
+        ("alone", cluster_of([up_for(0, active(ME))]), Has(ready(ME, &[ME])), unconfirmed(), Then(Done)),
+        ("no other active member", cluster_of([up_for(0, active(ME)), failed(FIRST), added(THIRD)]), joinable(), unconfirmed(), confirm()),
+        ("a rebalance runs", rebalancing([up_for(0, added(ME)), active(FIRST)]), joinable(), unconfirmed(), confirm()),
+        ("warms up", cluster_of([up_for(0, warming_up(active(ME))), active(FIRST)]), joinable(), unconfirmed(), confirm()),
+        ("failed over", cluster_of([up_for(0, failed(ME)), active(FIRST)]), joinable(), unconfirmed(), stop(StopReason::FailedOver)),
+        ("all others are recorded", alone(), joinable(), unconfirmed(), confirm()),
+        ("the same, before it reports", alone(), three(), unreported(), confirm()),
+        ("it is the recorded first one", alone(), Has(ready(ME, &[ME, THIRD])), unconfirmed(), confirm()),
+        ("one of the others is recorded", both(), three(), unconfirmed(), confirm()),
+        ("the same, confirmed", both(), three(), memory(), Then(Done)),
+        ("an own claim", alone(), Has(claimed_by(ME, 20)), unreported(), report()),
     ];
-    for (what, view, memory, expected) in cases {
-        assert_next(what, &goal(), &OwnServer::Member(view), &joinable(), &memory, &expected);
+    for (what, view, asked, memory, expected) in cases {
+        assert_next(what, &goal(), &OwnServer::Member(view), &asked, &memory, &expected);
+    }
+}
+
+#[test]
+fn old_copy_of_a_member_stops_and_a_last_survivor_goes_on() {
+    let silent = |are_gone| Testimony::Silent { are_gone, why: "down".to_owned() };
+    let not_listed = || Testimony::NotListed(node(FIRST));
+    let alone = |uptime| cluster_of([up_for(uptime, active(ME))]);
+    let both = || cluster_of([active(ME), dead(active(THIRD))]);
+    let waits = || Some(Waits("no other member has confirmed"));
+    #[rustfmt::skip]
+    let cases = [
+        ("listed", both(), Testimony::Listed(both()), None),
+        ("a copy of a cluster of one node", alone(5), not_listed(), Some(stop(StopReason::OldCopy(node(FIRST))))),
+        ("removed, or a copy of a larger cluster", both(), not_listed(), Some(Waits("`10.0.0.2` does not list this server"))),
+        ("all others are gone", alone(60), silent(true), None),
+        ("the same, just started", alone(59), silent(true), waits()),
+        ("another one gives no clear answer", alone(3600), silent(false), waits()),
+    ];
+    for (what, view, testimony, expected) in cases {
+        let decided = confirm(&view, &testimony);
+        let is_expected = match (&decided, &expected) {
+            (Some(Action::Wait(why)), Some(Waits(part))) => why.contains(part),
+            (Some(decided), Some(Then(expected))) => decided == expected,
+            (decided, expected) => decided.is_none() && expected.is_none(),
+        };
+        assert!(is_expected, "{what}: {decided:?}, not {expected:?}");
     }
 }
 
@@ -297,7 +333,7 @@ fn failed_over_node_recovers_only_without_risk() {
         ("back", recovers(), both(), was_away(), mark(Recovery::Delta)),
         ("back, without replicas: its data is all there", recovers(), with_replicas(0, both()), was_away(), mark(Recovery::Delta)),
         ("failed over by people", recovers(), both(), memory(), stop(StopReason::FailedOver)),
-        ("just started", recovers(), unbalanced([up_for(5, failed(ME)), active(FIRST)]), was_away(), Then(Confirm)),
+        ("just started", recovers(), unbalanced([up_for(5, failed(ME)), active(FIRST)]), Memory { was_away: true, ..unconfirmed() }, Then(Confirm)),
         ("a rebalance runs", recovers(), rebalancing([failed(ME), active(FIRST)]), was_away(), Waits("a rebalance runs")),
         ("warming up", recovers(), unbalanced([warming_up(failed(ME)), active(FIRST)]), was_away(), Waits("warmup")),
         ("not healthy", recovers(), unbalanced([dead(failed(ME)), active(FIRST)]), was_away(), Waits("not healthy")),

@@ -88,9 +88,14 @@ fn address() -> Extra {
     Extra::AlternateAddress("203.0.113.1".to_owned())
 }
 
-/// A run that has observed the same nodes for a minute, and has reported.
+/// A run that has observed the same nodes for a minute, is confirmed and has reported.
 fn memory() -> Memory {
-    Memory { same_since: Some(ago(Duration::from_mins(1))), is_reported: true, ..Memory::default() }
+    let same_since = Some(ago(Duration::from_mins(1)));
+    Memory { same_since, is_confirmed: true, is_reported: true, ..Memory::default() }
+}
+
+fn unconfirmed() -> Memory {
+    Memory { is_confirmed: false, ..memory() }
 }
 
 fn unreported() -> Memory {

@@ -76,8 +76,11 @@ impl Setup {
     /// A cluster, as the server of one of its nodes sees it.
     pub(super) fn view(&self, world: &World, node: usize) -> Option<View> {
         let cluster = world.servers[node].cluster?;
-        let members =
-            world.servers.iter().enumerate().filter(|(_, server)| server.cluster == Some(cluster));
+        let is_alone = world.servers[node].is_copy;
+        let members = world.servers.iter().enumerate().filter(|(number, server)| {
+            let is_other = *number != node && (is_alone || server.is_copy);
+            server.cluster == Some(cluster) && !is_other
+        });
         let nodes = members.map(|(number, server)| NodeInfo {
             // Two nodes may have the same name.
             otp: format!("ns_1@{number}"),
@@ -110,6 +113,7 @@ impl Setup {
             inspections: inspections.collect(),
             absences: absences.collect(),
             occupied_by: agent.occupied.map(|(number, time)| (name(number), ago(seconds(time)))),
+            is_confirmed: agent.is_confirmed,
             is_reported: agent.is_reported,
             settled: if agent.are_extras_settled { extras().into() } else { BTreeSet::new() },
             ..Memory::default()
@@ -129,6 +133,7 @@ impl Setup {
         if self.has(Mutant::ForgetsLeave) {
             memory.left_claim = None;
         }
+        memory.is_confirmed |= self.has(Mutant::NoConfirmation);
         let memory = &memory;
         if let Asked::Record(record) = &mut asked {
             if self.has(Mutant::NoLook) {
@@ -254,7 +259,7 @@ impl Setup {
         let act = match action {
             Action::Done => {
                 let cluster = world.servers[node].cluster.unwrap();
-                world.believe(cluster);
+                world.believe(node, cluster);
                 world.agents[node].end(End::Member(cluster));
                 return true;
             }
@@ -273,6 +278,7 @@ impl Setup {
             Action::LeaveClaim => Act::LeaveClaim,
             Action::Initialise => Act::Initialise,
             Action::Join(_) => Act::Join,
+            Action::Confirm => Act::Confirm,
             Action::Report(uuid) => Act::Report(incarnation(uuid.as_str())),
             _ => {
                 world.agents[node].rest();
@@ -317,6 +323,7 @@ impl Setup {
                 false
             }
             Act::Join => self.join(world, node),
+            Act::Confirm => self.confirm(world, node),
             Act::Report(cluster) => self.report(world, node, cluster, call),
         }
     }
@@ -378,6 +385,12 @@ impl Setup {
             let Some(view) = self.view(world, at) else {
                 continue;
             };
+            if decision::may_be_copy(&name(self.names[node]), member, &view, &record)
+                && matches!(self.testimony(world, at, &record), Testimony::NotListed(_))
+                && !self.has(Mutant::TrustsCopies)
+            {
+                continue;
+            }
             match decision::admission(
                 &name(self.names[node]),
                 Some(&own),
@@ -388,6 +401,9 @@ impl Setup {
                 // The server takes part only while it belongs to no cluster.
                 Admission::Add if world.servers[node].cluster.is_none() => {
                     world.servers[node].cluster = world.servers[at].cluster;
+                    if world.servers[at].is_copy {
+                        world.broken = Some(Broken::CopyBelieved);
+                    }
                     world.agents[node].phase = Phase::Idle;
                     return false;
                 }
@@ -402,6 +418,41 @@ impl Setup {
             world.agents[node].rest();
         }
         true
+    }
+
+    /// What the other recorded members say about a server.
+    fn testimony(&self, world: &World, about: usize, record: &ClusterRecord) -> Testimony {
+        let (own, ours) = (name(self.names[about]), self.view(world, about).unwrap());
+        let mut testimony = Testimony::Silent { are_gone: true, why: String::new() };
+        for member in record.nodes().into_iter().filter(|member| **member != own) {
+            let at = self.names.iter().position(|other| name(*other) == *member).unwrap();
+            match self.view(world, at).filter(|theirs| theirs.uuid == ours.uuid) {
+                None => {}
+                Some(theirs) if decision::is_listed(&own, &ours, &theirs) => {
+                    return Testimony::Listed(theirs);
+                }
+                Some(_) => testimony = Testimony::NotListed(member.clone()),
+            }
+        }
+        testimony
+    }
+
+    fn confirm(&self, world: &mut World, node: usize) -> bool {
+        let (record, view) = (world.agents[node].record(self.names[node]), self.view(world, node));
+        let (Some(record), Some(view)) = (record, view) else {
+            unreachable!("only a member of a recorded cluster is confirmed")
+        };
+        let decided = decision::confirm(&view, &self.testimony(world, node, &record));
+        match &decided {
+            None => world.agents[node].is_confirmed = true,
+            Some(Action::Stop(_)) => {
+                world.agents[node].end(End::Refused);
+                return true;
+            }
+            Some(_) => world.agents[node].asked = None,
+        }
+        world.agents[node].rest();
+        decided.is_some()
     }
 
     pub(super) fn report(
@@ -420,7 +471,7 @@ impl Setup {
         match self.call(world, &request, call) {
             Some(Reply::Row(row)) => {
                 self.learn(world, node, row, call.is_fast);
-                world.believe(cluster);
+                world.believe(node, cluster);
                 world.agents[node].is_reported = true;
                 world.agents[node].rest();
                 false

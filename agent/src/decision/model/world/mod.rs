@@ -27,7 +27,7 @@ use stateright::{Model, Property};
 use crate::{
     decision::{
         self, Absence, Action, Admission, Asked, Extra, Goal, Inspection, LEASE_MARGIN, Memory,
-        OwnServer, StopReason,
+        OwnServer, StopReason, Testimony,
         tests::{ago, now as present},
     },
     record::ClusterRecord,
@@ -82,6 +82,10 @@ pub(super) enum Mutant {
     ForgetsCall,
     /// An agent whose leave got no answer goes on with its claim.
     ForgetsLeave,
+    /// A server's membership is never confirmed.
+    NoConfirmation,
+    /// A node joins through any member of the recorded cluster.
+    TrustsCopies,
 }
 
 /// The agent of before, which did not report first.
@@ -95,6 +99,8 @@ pub(super) enum Broken {
     SecondCluster,
     /// Two clusters are believed to be the recorded one.
     TwoBelieved,
+    /// An old copy of a member is believed to be in the recorded cluster, or a node has joined it.
+    CopyBelieved,
     /// An agent decided to initialise a server of a cluster, or to let it join another.
     TouchedProvisioned,
     /// A blank server that cannot begin a cluster was claimed for.
@@ -126,6 +132,8 @@ pub(super) struct Budgets {
     pub forgets: u8,
     /// Clusters that an operator deletes: the record is forgotten and all servers are reset.
     pub resets: u8,
+    /// First nodes that an operator restores from snapshots, made while they were alone.
+    pub restores: u8,
 }
 
 /// The nodes, faults and limits that the model checker explores.
@@ -175,6 +183,7 @@ impl Budgets {
         blinks: 0,
         forgets: 0,
         resets: 0,
+        restores: 0,
     };
 }
 
@@ -224,6 +233,8 @@ pub(super) struct Row {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Server {
     pub cluster: Option<Incarnation>,
+    /// Whether it was restored from a snapshot: it and the other nodes of its cluster do not list each other.
+    is_copy: bool,
     resets: u8,
     /// `/clusterInit`, on its way.
     init: Option<Flight>,
@@ -261,6 +272,7 @@ pub(super) struct Agent {
     /// An earlier `/clusterInit` of this run was not answered.
     may_be_under_way: bool,
     left_claim: Option<u8>,
+    is_confirmed: bool,
     is_reported: bool,
     are_extras_settled: bool,
 }
@@ -287,6 +299,7 @@ pub(super) enum Act {
     LeaveClaim,
     Initialise,
     Join,
+    Confirm,
     Report(Incarnation),
 }
 
@@ -368,6 +381,7 @@ pub(super) enum Step {
     Arrive(Request, bool),
     Forget,
     Reset,
+    Restore(usize),
     Tick,
 }
 

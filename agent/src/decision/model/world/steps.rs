@@ -22,7 +22,10 @@ impl World {
         }
     }
 
-    pub(super) fn believe(&mut self, cluster: Incarnation) {
+    pub(super) fn believe(&mut self, node: usize, cluster: Incarnation) {
+        if self.servers[node].is_copy {
+            self.broken = Some(Broken::CopyBelieved);
+        }
         if self.believed.is_some_and(|believed| believed != cluster) {
             self.broken = Some(Broken::TwoBelieved);
         }
@@ -127,6 +130,7 @@ impl Setup {
             let own = server.incarnation(node);
             if server.cluster != Some(own)
                 || !world.agents[node].is_running()
+                || server.is_copy
                 || self.foreign == Some(node)
             {
                 continue;
@@ -168,6 +172,18 @@ impl Setup {
         hasher.finish().is_multiple_of(self.continue_one_in)
     }
 
+    /// Whether a snapshot of this server could be from before another one joined its cluster, which has reported.
+    fn can_restore(&self, world: &World, node: usize) -> bool {
+        let own = Some(world.servers[node].incarnation(node));
+        let members = world.record.iter().flat_map(|row| &row.members);
+        let mut others = members.filter(|member| **member != self.names[node]);
+        world.servers[node].cluster == own
+            && others.any(|member| {
+                let at = self.names.iter().position(|other| other == member).unwrap();
+                world.servers[at].cluster == own
+            })
+    }
+
     /// The calls that the network allows.
     pub(super) fn calls(&self, world: &World) -> impl Iterator<Item = Call> {
         let clocks = if self.skew { &[false, true][..] } else { &[false][..] };
@@ -190,7 +206,8 @@ impl Model for Setup {
 
     fn init_states(&self) -> Vec<World> {
         assert!(self.goal(0).inspection_gap() <= seconds(TICK));
-        let server = Server { cluster: None, resets: 0, init: None, overslept: false };
+        let server =
+            Server { cluster: None, is_copy: false, resets: 0, init: None, overslept: false };
         let mut world = World {
             record: None,
             servers: vec![server; self.names.len()],
@@ -275,6 +292,10 @@ impl Model for Setup {
         if world.budgets.resets > 0 && world.record.is_some() {
             steps.push(Step::Reset);
         }
+        if world.budgets.restores > 0 {
+            let nodes = 0..world.servers.len();
+            steps.extend(nodes.filter(|node| self.can_restore(world, *node)).map(Step::Restore));
+        }
         if self.ticks {
             steps.push(Step::Tick);
         }
@@ -328,6 +349,7 @@ impl Model for Setup {
                 for server in &mut world.servers {
                     *server = Server {
                         cluster: None,
+                        is_copy: false,
                         resets: server.resets + 1,
                         init: None,
                         overslept: false,
@@ -335,6 +357,18 @@ impl Model for Setup {
                 }
                 world.agents.fill(Agent::default());
                 world.believed = None;
+            }
+            Step::Restore(node) => {
+                world.budgets.restores -= 1;
+                world.servers[node].is_copy = true;
+                world.agents[node] = Agent::default();
+                // That takes so long that each node that joins has read the record again.
+                for (agent, server) in world.agents.iter_mut().zip(&world.servers) {
+                    if agent.is_running() && server.cluster.is_none() {
+                        agent.asked = None;
+                        agent.rest();
+                    }
+                }
             }
             Step::Tick => {
                 if !self.tick(&mut world) {
