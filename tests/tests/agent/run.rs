@@ -15,7 +15,7 @@ use std::{
 };
 
 use cbbootstrap_tests::{
-    agent::{Agents, LOGIN, Resident, one_cluster, scene, wait_for_cluster},
+    agent::{Agents, LOGIN, Resident, one_cluster, record, scene, wait_for_cluster},
     cli::write_private,
     couchbase::{Membership, Node, Servers, Then},
     http,
@@ -1045,6 +1045,58 @@ fn systemd_learns_of_readiness_status_reload_and_end() {
         receive_until("STOPPING=1");
         drop(fs::remove_file(&path));
     }
+}
+
+/// The API may then be away again: the node does not become ready without its answer.
+#[test]
+fn node_whose_claim_was_taken_over_is_neither_ready_nor_healthy() {
+    let name = format!("cbbootstrap-test-{}", fastrand::u64(..));
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let socket = UnixDatagram::bind_addr(&address).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let servers = Servers::start(1);
+    let node = servers[0].address();
+    let (state, reports) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (is, count) = (Arc::clone(&state), Arc::clone(&reports));
+    let api = Stub::start(move |request| {
+        if request.path == "/cluster/ready" {
+            count.fetch_add(1, Ordering::Relaxed);
+            let problem = json!({"status": 409, "title": "", "code": "stale_generation", "detail": "taken over"});
+            return (409, problem.to_string());
+        }
+        let more = json!({"generation": 2, "cluster_uuid": "b2", "nodes": ["cb-2.test"]});
+        match (count.load(Ordering::Relaxed), is.load(Ordering::Relaxed)) {
+            (0, _) => (
+                200,
+                record(&node, &node, "claimed", &json!({"lease_seconds_left": 60})).to_string(),
+            ),
+            (_, 0) => (503, String::new()),
+            _ => (200, record(&node, "cb-2.test", "ready", &more).to_string()),
+        }
+    });
+    let agents = Agents::new(&api.url, "demo", &servers);
+    let port = free_port().to_string();
+    let variables = [("NOTIFY_SOCKET", format!("@{name}"))];
+    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let resident = agents.stay(&servers[0], &["--metrics-port", &port], &variables);
+    let is_never_well = |why: &str| {
+        resident.wait_for(why);
+        let metrics = || http::get(&format!("http://127.0.0.1:{port}"), "/metrics").unwrap().body;
+        wait_until("the node is not healthy", || metrics().contains("agent_healthy 0\n"));
+        assert_never("the node is ready and healthy", || {
+            let mut buffer = [0; 4096];
+            let is_ready = || {
+                let length = socket.recv(&mut buffer).ok()?;
+                Some(buffer[..length] == *b"READY=1")
+            };
+            std::iter::from_fn(is_ready).any(|is_ready| is_ready)
+                || metrics().contains("agent_healthy 1\n")
+        });
+    };
+    is_never_well("taken over");
+    assert_eq!(reports.load(Ordering::Relaxed), 1);
+    state.store(1, Ordering::Relaxed);
+    is_never_well("is the one with the UUID b2");
 }
 
 /// systemd takes each line for an assignment.

@@ -186,7 +186,7 @@ impl<'r> Life<'r> {
                 why
             }
         };
-        self.publish(is_healthy, status, view);
+        self.publish(self.is_healthy(view.as_ref()), status, view);
         let longest = LONGEST_PAUSE.min(self.up.interval * IDLE_INTERVALS);
         self.pauses.next(cause, fastrand::f64()).min(longest)
     }
@@ -290,21 +290,19 @@ impl<'r> Life<'r> {
         let done = self.up.round(own);
         let has_api_failed =
             matches!(done, Err(Interrupt::Pause(Cause::ApiFailure | Cause::ReportFailure, _)));
-        let is_unknown = matches!(self.up.state.answers.asked, Asked::NotYet);
+        // An API that refuses to show the record is like one that does not answer.
+        let is_unknown = self.up.state.is_record_hidden;
         self.is_api_away = is_unknown && is_healthy && has_api_failed;
         if self.up.here.api.has_answered() && std::mem::take(&mut self.is_outage_logged) {
             self.printer.step("the API answers again");
         }
         match done {
-            Err(Interrupt::Pause(_, why))
-                if has_api_failed && is_healthy && self.up.record().is_none() =>
-            {
+            Err(Interrupt::Pause(_, why)) if self.is_api_away => {
                 self.note_outage(&why.to_string());
                 self.is_settled |= is_balanced;
                 Ok(Outcome::Rest(API_AWAY.to_owned()))
             }
             Err(error) => {
-                // An API that refuses to show the record is like one that does not answer.
                 self.is_settled |= is_unknown && is_healthy && is_balanced;
                 if self.up.only_waits() {
                     self.lock = None;

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::ApiError,
     cli::{ClusterArgs, UpArgs},
-    decision::{self, Action, Answers, Asked, Extra, Goal, Memory, OwnServer},
+    decision::{self, Action, Answers, Asked, Extra, Goal, Memory, OwnServer, StopReason},
     http::CallError,
     pauses::Cause,
     printer::Printer,
@@ -96,6 +96,8 @@ pub(super) struct Run<'r> {
 pub(super) struct RunState {
     pub(super) memory: Memory,
     pub(super) answers: Answers,
+    /// Whether the last round ended because the API did not show its record.
+    pub(super) is_record_hidden: bool,
     pools: Option<Pools>,
     /// The memory in bytes that the server may use.
     memory_bytes: u64,
@@ -163,6 +165,7 @@ impl<'r> Run<'r> {
         let last = self.state.last.take();
         let actions = std::mem::take(&mut self.state.actions) + 1;
         let cause = Cause::after_failure(&own, &self.state.answers.asked);
+        self.state.is_record_hidden = false;
         let done = self.decide_and_act(own).map_err(|interrupt| match interrupt {
             Interrupt::Pause(Cause::ApiFailure, why) => Interrupt::Pause(cause, why),
             other => other,
@@ -193,7 +196,9 @@ impl<'r> Run<'r> {
                 }
                 Action::GetRecord | Action::Claim => {
                     has_claimed = action == Action::Claim;
+                    self.state.is_record_hidden = !has_claimed;
                     self.ask(has_claimed, &own)?;
+                    self.state.is_record_hidden = false;
                     has_asked = true;
                     // The API may take long to answer, and a rebalance removes nodes that were failed over since: the next round
                     // reads the cluster again.
@@ -403,7 +408,11 @@ impl<'r> Run<'r> {
                     },
                 ));
             }
-            (Action::Stop(reason), ..) => return Err(self.explain(&reason).into()),
+            (Action::Stop(reason), ..) => {
+                let memory = &mut self.state.memory;
+                memory.is_disowned |= matches!(reason, StopReason::OtherCluster { .. });
+                return Err(self.explain(&reason).into());
+            }
             (Action::Done, Some(view), Some(record)) => {
                 self.state.memory.is_disowned = false;
                 return Ok(Some((view, record)));

@@ -62,14 +62,17 @@ impl Run<'_> {
                     let and = if attested.is_some() { " and attested" } else { "" };
                     self.printer.step(format_args!("ready: reported{and}"));
                     self.learn(record);
-                    self.state.memory.is_reported = true;
-                    self.state.memory.is_attested = attested.is_some() || !is_first;
+                    let memory = &mut self.state.memory;
+                    (memory.is_reported, memory.is_disowned) = (true, false);
+                    memory.is_attested = attested.is_some() || !is_first;
                     return Ok(());
                 }
                 Err(ApiError::Refused(problem)) => problem,
                 Err(error) => return Err(error.into()),
             };
-        match problem.code.as_str() {
+        let code = problem.code.as_str();
+        self.state.memory.is_disowned |= matches!(code, "stale_generation" | "other_cluster");
+        match code {
             // The API's next answer names the node that has the cluster now.
             "stale_generation" | "initial_node_not_ready" | "cluster_not_found" => {
                 self.state.answers.asked = Asked::NotYet;
