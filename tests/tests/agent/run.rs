@@ -728,12 +728,20 @@ fn twin_is_not_replaced_where_data_would_be_lost() {
 #[test]
 fn node_that_people_remove_stays_out_until_the_agent_restarts() {
     // The second one is too short to be seen.
-    for takes in [seconds(3), Duration::ZERO] {
+    for (takes, is_failed_over) in
+        [(3, false), (0, false), (3, true), (0, true)].map(|(takes, is)| (seconds(takes), is))
+    {
         let (servers, agents) = scene(3);
         let mut residents = agents.all_stay(&servers, &["--nodes", "3"]);
+        let otp_of_third = otp(&servers[2]);
+        if is_failed_over {
+            call(&servers[0], "/controller/failOver", &[("otpNode", &otp_of_third)]);
+            residents[2].wait_for("recover it, or rebalance it out, in Couchbase Server");
+        }
         servers.rebalance_takes(takes);
         let known: Vec<_> = servers.nodes().iter().map(otp).collect();
-        let form = [("knownNodes", known.join(",")), ("ejectedNodes", otp(&servers[2]))];
+        let ejected = if is_failed_over { String::new() } else { otp_of_third };
+        let form = [("knownNodes", known.join(",")), ("ejectedNodes", ejected)];
         let form = form.each_ref().map(|(name, value)| (*name, value.as_str()));
         call(&servers[0], "/controller/rebalance", &form);
         wait_until("the node is out", || servers[2].is_blank());
@@ -748,11 +756,17 @@ fn node_that_people_remove_stays_out_until_the_agent_restarts() {
 
 #[test]
 fn leave_by_hand_works_beside_a_running_agent() {
-    let (servers, agents) = scene(2);
-    let residents = agents.all_stay(&servers, &["--nodes", "2"]);
-    agents.run(&servers[1], &["leave"]).ended_with(0);
-    residents[1].wait_for("this node was removed from its cluster");
-    assert_never("it joins again", || !servers[1].is_blank());
+    for is_failed_over in [false, true] {
+        let (servers, agents) = scene(3);
+        let residents = agents.all_stay(&servers, &["--nodes", "3"]);
+        if is_failed_over {
+            call(&servers[0], "/controller/failOver", &[("otpNode", &otp(&servers[2]))]);
+            residents[2].wait_for("recover it, or rebalance it out, in Couchbase Server");
+        }
+        agents.run(&servers[2], &["leave"]).ended_with(0);
+        residents[2].wait_for("this node was removed from its cluster");
+        assert_never("it joins again", || !servers[2].is_blank());
+    }
 }
 
 #[test]

@@ -31,7 +31,7 @@ use crate::{
     lock::Lock,
     pauses::{Backoff, Cause, IDLE_INTERVALS, Pauses},
     printer::Printer,
-    server::{NodeInfo, View},
+    server::{Health, NodeInfo, View},
     settings,
 };
 
@@ -244,25 +244,21 @@ impl<'r> Life<'r> {
         }
     }
 
-    /// Why nothing may be done with the server now: a recent refusal, or another agent. Otherwise acquires the server's lock.
+    /// Why nothing may be done with the server now: another agent, or a recent refusal. Otherwise acquires the server's lock.
     fn obstacle(&mut self) -> Result<Option<Outcome>, Interrupt> {
-        match &self.rest_until {
-            Some((until, why)) if *until > Instant::now() => {
-                return Ok(Some(Outcome::Rest(why.clone())));
-            }
-            _ => self.rest_until = None,
-        }
         if self.lock.is_none() {
             let lock = Lock::acquire(&self.up.here.server.url);
             self.lock = lock.map_err(|error| Interrupt::Fail(error.into()))?;
         }
-        if self.lock.is_some() {
-            return Ok(None);
+        // Also after a refusal, a `leave` by hand has to be noticed.
+        if self.lock.is_none() {
+            if let Some(last) = &mut self.last {
+                last.may_leave = true;
+            }
+            return Ok(Some(Outcome::Busy("another agent works on this server".to_owned())));
         }
-        if let Some(last) = &mut self.last {
-            last.may_leave = true;
-        }
-        Ok(Some(Outcome::Busy("another agent works on this server".to_owned())))
+        self.rest_until.take_if(|(until, _)| *until <= Instant::now());
+        Ok(self.rest_until.as_ref().map(|(_, why)| Outcome::Rest(why.clone())))
     }
 
     /// Does what `up` does. A member that lacks nothing asks the API rarely.
@@ -396,12 +392,17 @@ impl<'r> Life<'r> {
 
     /// Whether the node is an active, healthy member, as far as it can know.
     fn is_healthy(&self, view: Option<&View>) -> bool {
-        let (node, memory) = (&self.up.here.identity.node, &self.up.state.memory);
         view.is_some_and(|view| {
-            view.this().is_some_and(NodeInfo::is_well)
-                && !memory.is_disowned
-                && !decision::needs_confirmation(node, view, self.up.record(), memory)
+            view.this().is_some_and(NodeInfo::is_well) && self.knows_cluster(view)
         })
+    }
+
+    /// Whether the server is healthy, failed over or not, and its cluster is the recorded one as far as it can know.
+    fn knows_cluster(&self, view: &View) -> bool {
+        let (node, memory) = (&self.up.here.identity.node, &self.up.state.memory);
+        view.this().is_some_and(|this| this.health != Health::Unhealthy)
+            && !memory.is_disowned
+            && !decision::needs_confirmation(node, view, self.up.record(), memory)
     }
 
     /// Prints a state of the node when it changes.

@@ -15,7 +15,8 @@ pub(super) struct Last {
     pub(super) at: Instant,
     /// Whether only people can have removed it if it is blank soon afterwards: a rebalance ran, or another agent worked on it.
     pub(super) may_leave: bool,
-    /// Whether it was a healthy member, as far as it can know.
+    /// Whether it was well and knew its cluster. If it was failed over, this was so before a rebalance began: agents remove nodes that
+    /// cannot be reached, and such a node may come back while they do.
     pub(super) sees_cluster: bool,
 }
 
@@ -24,17 +25,19 @@ impl Life<'_> {
     pub(super) fn track(&mut self, own: &OwnServer) {
         match own {
             OwnServer::Member(view) => {
-                let is_active =
-                    view.this().is_some_and(|this| this.membership == Membership::Active);
-                // A server does not know that it was removed if it has just started or cannot reach other members. The only node cannot
-                // be removed.
+                let was_well = self.last.as_ref().is_some_and(|last| last.sees_cluster);
+                let is_well = self.knows_cluster(view)
+                    && view.this().is_some_and(|this| match this.membership {
+                        Membership::Active => true,
+                        Membership::FailedOver => !view.is_rebalancing || was_well,
+                        Membership::Added => false,
+                    });
+                // A server does not know that it was removed if it cannot reach other members. The only node cannot be removed.
                 let is_lost = |node: &NodeInfo| {
                     node.membership == Membership::Active && node.health == Health::Unhealthy
                 };
-                let sees_cluster = view.nodes.len() > 1
-                    && self.is_healthy(Some(view))
-                    && !view.others().any(is_lost);
-                let may_leave = is_active && view.is_rebalancing;
+                let sees_cluster = is_well && view.nodes.len() > 1 && !view.others().any(is_lost);
+                let may_leave = is_well && view.is_rebalancing;
                 self.last = Some(Last { at: Instant::now(), may_leave, sees_cluster });
                 let departure = &mut self.departing.state;
                 departure.is_removed = false;
@@ -48,6 +51,8 @@ impl Life<'_> {
             OwnServer::Blank(_) => {
                 let last = self.last.take().filter(|last| last.at.elapsed() < DEAD_AFTER);
                 if let Some(last) = last {
+                    // A refusal was about a member.
+                    self.rest_until = None;
                     self.departing.state.is_removed |= last.may_leave;
                     self.is_removal_unclear = last.sees_cluster && !last.may_leave;
                 }
