@@ -513,6 +513,16 @@ fn a_blank_machine_cannot_leave_under_a_members_name() {
     assert_eq!(agents.record()["nodes"], json!([servers[0].address()]));
 }
 
+/// A member would add the server that the name leads to, which is another machine's.
+#[test]
+fn a_node_that_cannot_be_first_does_not_join_under_the_name_of_another_host() {
+    let (servers, agents) = scene(2);
+    agents.up(&servers[0], &[]).document();
+    let options = ["--services", "query", "--node", "192.0.2.10"];
+    agents.up(&servers[1], &options).failed(2, "`192.0.2.10` is not an address of this host");
+    assert_eq!(servers.count("/controller/addNode"), 0);
+}
+
 /// Dead members stay in the record, and say nothing about a name.
 #[test]
 fn dead_members_do_not_hide_a_member_of_the_same_name() {

@@ -38,8 +38,9 @@ pub(super) fn check_buckets(buckets: &[BucketSpec], quota: u64) -> Result<(), Fa
 }
 
 impl Run<'_> {
-    /// Makes slow checks and finds wrong options before the claim, because the lease only covers the initialisation.
-    pub(super) fn check_before_claim(&mut self) -> Result<(), Interrupt> {
+    /// Makes slow checks and finds wrong options: before a claim, because the lease only covers the initialisation, and before a member
+    /// adds the server that the name leads to.
+    pub(super) fn check_name_and_services(&mut self) -> Result<(), Interrupt> {
         self.check_node()?;
         let services = &self.args.services;
         if !self.is_enterprise() && !services.exist_in_community() {
@@ -49,6 +50,7 @@ impl Run<'_> {
             .hint("it supports `data`, `data,index,query` or `data,index,query,search`")
             .into());
         }
+        self.state.is_checked = true;
         Ok(())
     }
 

@@ -99,6 +99,8 @@ pub(super) struct RunState {
     /// Whether the last round ended because the API did not show its record.
     pub(super) is_record_hidden: bool,
     pools: Option<Pools>,
+    /// Whether the node's name leads to this host, and the edition has its services.
+    is_checked: bool,
     /// The memory in bytes that the server may use.
     memory_bytes: u64,
     /// Those that the server, which is blank, would begin a cluster with.
@@ -323,7 +325,7 @@ impl<'r> Run<'r> {
 
     fn ask(&mut self, claim: bool, own: &OwnServer) -> Result<(), Interrupt> {
         if claim && matches!(own, OwnServer::Blank(_)) {
-            self.check_before_claim()?;
+            self.check_name_and_services()?;
             if let Err(wrong) = self.quota() {
                 return self.expect_ready_cluster(wrong);
             }
@@ -421,7 +423,12 @@ impl<'r> Run<'r> {
             (Action::GiveUpClaim(node), ..) => self.give_up_claim(&node)?,
             (Action::LeaveClaim, _, Some(record)) => self.leave_claim(record.generation)?,
             (Action::Initialise, ..) => self.initialise()?,
-            (Action::Join(members), _, Some(record)) => self.join(&members, &record)?,
+            (Action::Join(members), _, Some(record)) => {
+                if !self.state.is_checked {
+                    self.check_name_and_services()?;
+                }
+                self.join(&members, &record)?;
+            }
             (Action::Confirm, Some(view), Some(record)) => self.confirm(&view, &record)?,
             (Action::Report(_), Some(view), Some(record)) => self.report(&view, &record)?,
             (Action::ReportRemoved(node), _, Some(record)) => {
