@@ -166,6 +166,8 @@ pub struct Memory {
     /// Whether this node, or its connection to the others, has failed since it was last well. A failover without that was a person's
     /// decision.
     pub was_away: bool,
+    /// This run has begun to fail the node over, for an interruption that may be withdrawn while that goes on.
+    pub is_failed_over_by_agent: bool,
     /// A person has failed this node over while it was well. What fails later does not change that.
     pub is_failover_intended: bool,
     pub is_delta_refused: bool,
@@ -178,7 +180,7 @@ impl Memory {
             self.is_confirmed = false;
             if let OwnServer::Blank(_) = own {
                 (self.is_reported, self.is_attested, self.is_disowned) = (false, false, false);
-                self.is_failover_intended = false;
+                (self.is_failover_intended, self.is_failed_over_by_agent) = (false, false);
                 self.settled.clear();
             }
             self.was_away = !self.is_failover_intended;
@@ -194,6 +196,7 @@ impl Memory {
         };
         if view.this().is_some_and(|this| this.membership == Membership::Active) {
             self.is_failover_intended = false;
+            self.is_failed_over_by_agent &= view.is_rebalancing;
         }
         if view.nodes.iter().any(is_gone) || view.this().is_some_and(has_restarted) {
             self.was_away = !self.is_failover_intended;
@@ -214,6 +217,7 @@ impl Memory {
             absences: self.absences.clone(),
             is_disowned: self.is_disowned,
             was_away: self.was_away,
+            is_failed_over_by_agent: self.is_failed_over_by_agent,
             is_failover_intended: self.is_failover_intended,
             rebalance_id: self.rebalance_id.clone(),
             stopped_among: self.stopped_among.clone(),

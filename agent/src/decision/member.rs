@@ -181,7 +181,7 @@ pub fn is_listed(node: &Node, ours: &View, theirs: &View) -> bool {
 /// Another node that is away may have the only other copy of some data: it has to come back first, or be removed. The rebalance
 /// removes dead nodes whose data is elsewhere.
 fn recover(this: &NodeInfo, view: &View, memory: &Memory, now: Instant) -> Action {
-    if !memory.was_away {
+    if !memory.was_away && !memory.is_failed_over_by_agent {
         return Action::Stop(StopReason::FailedOver);
     }
     let is_away = |node: &&NodeInfo| {

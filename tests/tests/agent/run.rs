@@ -417,6 +417,20 @@ fn spot_interruption_without_time_fails_the_node_over_gracefully() {
     wait_for_cluster(&servers, 3);
 }
 
+/// The failover goes on after the notice is withdrawn, and was not a person's decision.
+#[test]
+fn node_recovers_from_a_failover_that_ends_after_the_notice() {
+    let (servers, _agents, instance, residents) = with_instance(&BUCKET);
+    servers.rebalance_takes(seconds(4));
+    interrupt(&instance, "terminate", seconds(120));
+    wait_until("the failover", || servers.clusters()[0].is_rebalancing);
+    instance.remove("spot/instance-action");
+    residents[2].wait_for("notice: withdrawn");
+    assert!(servers.clusters()[0].is_rebalancing);
+    wait_until("it recovers", || servers.count("/controller/setRecoveryType") > 0);
+    wait_for_cluster(&servers, 3);
+}
+
 #[test]
 fn node_with_a_bucket_without_replicas_is_never_failed_over() {
     let (servers, _agents, instance, residents) = with_instance(&["--bucket", "app:100:0"]);

@@ -221,7 +221,7 @@ impl<'r> Life<'r> {
             Step::Stay => self.stay(own, is_healthy),
             Step::FailOver(otp) => {
                 // Should the machine stay after all, this failover was not a person's decision.
-                self.up.state.memory.was_away = true;
+                self.up.state.memory.is_failed_over_by_agent = true;
                 let server = &self.up.here.server;
                 self.departing.fail_over(server, &otp, self.printer).map(Outcome::Busy)
             }

@@ -339,6 +339,18 @@ fn memory_follows_the_server() {
     }
     assert!(!seen(vec![active(ME)], false).is_delta_refused);
 
+    // A failover that this run has begun goes on while a rebalance runs.
+    let own = Memory { is_failed_over_by_agent: true, ..settled.clone() };
+    let two = || [active(ME), active(FIRST)];
+    for (view, is_own) in [
+        (rebalancing(two()), true),
+        (unbalanced([failed(ME), active(FIRST)]), true),
+        (cluster_of(two()), false),
+    ] {
+        let memory = observe(&OwnServer::Member(view), own.keep());
+        assert_eq!(memory.is_failed_over_by_agent, is_own);
+    }
+
     // A person's failover stays one, whatever fails afterwards.
     let intended = || Memory { is_failover_intended: true, ..settled.clone() };
     let failed_over = || vec![up_for(0, failed(ME)), dead(active(FIRST))];

@@ -332,6 +332,7 @@ fn failed_over_node_recovers_only_without_risk() {
         ("`up`", goal(), both(), was_away(), stop(StopReason::FailedOver)),
         ("back", recovers(), both(), was_away(), mark(Recovery::Delta)),
         ("back, without replicas: its data is all there", recovers(), with_replicas(0, both()), was_away(), mark(Recovery::Delta)),
+        ("failed over by this agent", recovers(), both(), Memory { is_failed_over_by_agent: true, ..memory() }, mark(Recovery::Delta)),
         ("failed over by people", recovers(), both(), memory(), stop(StopReason::FailedOver)),
         ("just started", recovers(), unbalanced([up_for(5, failed(ME)), active(FIRST)]), Memory { was_away: true, ..unconfirmed() }, Then(Confirm)),
         ("a rebalance runs", recovers(), rebalancing([failed(ME), active(FIRST)]), was_away(), Waits("a rebalance runs")),
