@@ -16,18 +16,27 @@ pub const INITIALISE_LIMIT: Duration = Duration::from_secs(15);
 /// A server that adds a node gives up after 30 s by itself.
 const ADD_LIMIT: Duration = Duration::from_secs(90);
 
+#[derive(Clone, Copy, Debug)]
+pub struct NewCluster<'c> {
+    pub services: &'c Services,
+    /// The data service's memory in MB.
+    pub quota: u64,
+    pub name: Option<&'c str>,
+    pub is_enterprise: bool,
+    /// Whether the node can be reached by IPv6 only. Enterprise Edition can use it.
+    pub is_ipv6: bool,
+}
+
 impl Server {
-    /// Makes the server the first node of a cluster, with this memory of the data service in MB. The server checks everything before
-    /// it changes anything, and sets the credentials last.
+    /// Makes the server the first node of a cluster. The server checks everything before it changes anything, and sets the credentials
+    /// last.
     pub fn initialise(
         &self,
         node: &Node,
-        services: &Services,
-        quota: u64,
-        cluster_name: Option<&str>,
+        cluster: &NewCluster<'_>,
         administrator: &Administrator,
-        is_enterprise: bool,
     ) -> Result<(), CallError> {
+        let NewCluster { services, quota, name, is_enterprise, is_ipv6 } = *cluster;
         let (host, codes, quota) = (node.host().to_string(), services.codes(), quota.to_string());
         let storage = if is_enterprise { "plasma" } else { "forestdb" };
         let mut form = vec![
@@ -41,7 +50,9 @@ impl Server {
             // Without it, an index node that joins later cannot create an index.
             ("indexerStorageMode", storage),
         ];
-        form.extend(cluster_name.map(|name| ("clusterName", name)));
+        form.extend(name.map(|name| ("clusterName", name)));
+        // A server uses IPv4 unless it is told otherwise. A node that joins gets the family of the cluster.
+        form.extend(is_ipv6.then_some(("afamily", "ipv6")));
         let request = self.client.post(self.url_of("/clusterInit"));
         self.send_form(request, &form, INITIALISE_LIMIT).map(drop)
     }

@@ -112,6 +112,13 @@ impl Call<'_> {
             let why = "Renaming is disallowed for nodes that are already part of a cluster";
             return Err(why.to_owned());
         }
+        // A node uses IPv4 until it is told otherwise.
+        if name.parse::<std::net::Ipv6Addr>().is_ok() {
+            return match self.field("afamily") {
+                Some("ipv6") => Ok(name.to_owned()),
+                _ => Err(format!("Can't use ipv6 address \"{name}\" for ipv4 node")),
+            };
+        }
         let resolved = self.request.resolved.get(name);
         self.world.nodes[self.node].check_name(name, resolved.copied())?;
         Ok(name.to_owned())

@@ -94,7 +94,7 @@ impl Call<'_> {
             "recoveryType": member.map_or(Recovery::None, |member| member.recovery).word(),
             "status": status.unwrap_or("healthy"),
             "otpNode": otp(name),
-            "hostname": format!("{host}:{HTTP}"),
+            "hostname": if host.contains(':') { format!("[{host}]:{HTTP}") } else { format!("{host}:{HTTP}") },
             "nodeUUID": member.map_or(&node.uuid, |member| &member.uuid),
             "clusterCompatibility": 458_758,
             "version": self.edition(),

@@ -523,6 +523,21 @@ fn a_node_that_cannot_be_first_does_not_join_under_the_name_of_another_host() {
     assert_eq!(servers.count("/controller/addNode"), 0);
 }
 
+/// The server itself would refuse the address, because it uses IPv4 until it is told otherwise.
+#[test]
+fn an_ipv6_node_begins_an_ipv6_cluster_on_enterprise_edition_only() {
+    // An IPv6 address that every host has.
+    let address = |servers: &Servers| format!("::ffff:{}", servers[0].address());
+    let (servers, agents) = scene(1);
+    let up = agents.up(&servers[0], &["--node", &address(&servers)]).document();
+    assert_eq!(up["node"], address(&servers));
+    let servers = Servers::start_community(1);
+    let agents = Agents::with_new_api(&servers);
+    let up = agents.up(&servers[0], &["--node", &address(&servers)]);
+    up.failed(2, "Community Edition uses IPv4");
+    assert_eq!((servers.count("/clusterInit"), agents.record()), (0, Value::Null));
+}
+
 /// Dead members stay in the record, and say nothing about a name.
 #[test]
 fn dead_members_do_not_hide_a_member_of_the_same_name() {

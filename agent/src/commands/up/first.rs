@@ -1,7 +1,7 @@
 //! The first node: checks before the claim, and the initialisation.
 
 use std::{
-    net::ToSocketAddrs,
+    net::{IpAddr, ToSocketAddrs},
     time::{Duration, Instant},
 };
 
@@ -13,6 +13,7 @@ use crate::{
     api::ApiError,
     decision::LEASE_MARGIN,
     http::{self, CallError},
+    server::NewCluster,
     values::BucketSpec,
 };
 
@@ -50,6 +51,14 @@ impl Run<'_> {
             .hint("it supports `data`, `data,index,query` or `data,index,query,search`")
             .into());
         }
+        if !self.is_enterprise() && self.state.is_ipv6 {
+            let node = self.node();
+            return Err(Failure::usage(format!(
+                "Community Edition uses IPv4, and `{node}` is or has only IPv6 addresses"
+            ))
+            .hint("pass a name or an address of the host with IPv4 (`--node`)")
+            .into());
+        }
         self.state.is_checked = true;
         Ok(())
     }
@@ -68,6 +77,7 @@ impl Run<'_> {
 
     /// Couchbase Server accepts a name only if it leads to the host.
     fn check_node(&mut self) -> Result<(), Interrupt> {
+        self.state.is_ipv6 = matches!(self.node().host(), Host::V6(_));
         if !http::is_local(&self.here.server.url) {
             return Ok(());
         }
@@ -79,6 +89,7 @@ impl Run<'_> {
         let addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
         if addresses.iter().any(|address| http::is_own_address(*address)) {
             self.misnamed_since = None;
+            self.state.is_ipv6 = addresses.iter().all(IpAddr::is_ipv6);
             return Ok(());
         }
         let subject = match node.host() {
@@ -123,14 +134,15 @@ impl Run<'_> {
         let (generation, quota, services) = (record.generation, self.quota()?, &self.args.services);
         // The answer may be lost.
         self.state.memory.has_begun_cluster = true;
-        match self.here.server.initialise(
-            self.node(),
+        let cluster = NewCluster {
             services,
             quota,
-            self.args.cluster_name.as_deref(),
-            &self.here.peers.administrator,
-            self.is_enterprise(),
-        ) {
+            name: self.args.cluster_name.as_deref(),
+            is_enterprise: self.is_enterprise(),
+            is_ipv6: self.state.is_ipv6,
+        };
+        let administrator = &self.here.peers.administrator;
+        match self.here.server.initialise(self.node(), &cluster, administrator) {
             Ok(()) => {
                 self.state.memory.has_initialised = true;
                 self.printer.step(format_args!(

@@ -101,6 +101,8 @@ pub(super) struct RunState {
     pools: Option<Pools>,
     /// Whether the node's name leads to this host, and the edition has its services.
     is_checked: bool,
+    /// Whether the name leads to IPv6 addresses only.
+    is_ipv6: bool,
     /// The memory in bytes that the server may use.
     memory_bytes: u64,
     /// Those that the server, which is blank, would begin a cluster with.
