@@ -159,6 +159,8 @@ pub struct Memory {
     pub is_disowned: bool,
     /// Extras that are done, or refused for good.
     pub settled: BTreeSet<Extra>,
+    /// The buckets that this run has seen. One that is missing later was deleted by people.
+    pub buckets: BTreeSet<String>,
     pub is_reported: bool,
     pub is_attested: bool,
     /// The names of failed-over nodes that a rebalance of this run removes, until that is reported.
@@ -182,11 +184,13 @@ impl Memory {
                 (self.is_reported, self.is_attested, self.is_disowned) = (false, false, false);
                 (self.is_failover_intended, self.is_failed_over_by_agent) = (false, false);
                 self.settled.clear();
+                self.buckets.clear();
             }
             self.was_away = !self.is_failover_intended;
             return;
         };
         (self.has_initialised, self.may_be_under_way, self.occupied_by) = (false, false, None);
+        self.buckets.extend(view.buckets.iter().cloned());
         let is_gone = |node: &NodeInfo| {
             node.health == Health::Unhealthy
                 && (node.is_asked || node.membership == Membership::Active)
@@ -206,10 +210,12 @@ impl Memory {
     }
 
     /// What a run that starts over must still know: whether a failure explains a failover, an initialisation or a leave, which may still
-    /// take effect, which servers are absent, that someone has stopped a rebalance, and which removals are not reported yet.
+    /// take effect, which servers are absent, that someone has stopped a rebalance, which removals are not reported yet, and which buckets
+    /// there were.
     #[must_use]
     pub fn keep(&self) -> Self {
         Self {
+            buckets: self.buckets.clone(),
             has_initialised: self.has_initialised,
             has_begun_cluster: self.has_begun_cluster,
             may_be_under_way: self.may_be_under_way,

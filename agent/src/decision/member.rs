@@ -103,7 +103,11 @@ fn complete(
         let is_missing = match extra {
             Extra::Group(name) => this.group.as_ref() != Some(name),
             // The node that others join creates the buckets.
-            Extra::Bucket(bucket) => record.is_initial && !view.buckets.contains(&bucket.name),
+            Extra::Bucket(bucket) => {
+                record.is_initial
+                    && !view.buckets.contains(&bucket.name)
+                    && !memory.buckets.contains(&bucket.name)
+            }
             // The operator may have added ports, which a change would remove.
             Extra::AlternateAddress(host) => this.alternate_address.as_ref() != Some(host),
         };

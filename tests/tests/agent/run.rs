@@ -500,6 +500,23 @@ fn instance_that_stops_is_failed_over_shortly_before() {
     residents[2].wait_for("this node has been failed over; its machine ends");
 }
 
+#[test]
+fn bucket_that_people_delete_stays_away_until_the_agent_restarts() {
+    let (servers, agents) = scene(1);
+    let resident = agents.stay(&servers[0], &BUCKET, &[]);
+    resident.wait_for("which has 1 node");
+    let delete = |path| servers[0].call("DELETE", path, &[], Some(LOGIN)).unwrap().status;
+    assert_eq!(delete("/pools/default/buckets/app"), 200);
+    let is_there = || !servers.clusters()[0].buckets.is_empty();
+    assert_never("the bucket comes back", is_there);
+    resident.signal("HUP");
+    resident.wait_for("reload: the options were read again");
+    assert_never("the bucket comes back", is_there);
+    drop(resident);
+    let _again = agents.stay(&servers[0], &BUCKET, &[]);
+    wait_until("the bucket is created", is_there);
+}
+
 /// Three nodes with a bucket. The last one fails, is failed over, and comes back.
 fn fail_and_return(servers: &Servers) {
     servers.auto_failover_after(Duration::from_millis(500));

@@ -5,6 +5,7 @@ mod first;
 mod inspect;
 mod join;
 mod outcome;
+mod rebalance;
 mod report;
 
 use std::{
@@ -28,7 +29,7 @@ use crate::{
     pauses::Cause,
     printer::Printer,
     record::ClusterRecord,
-    server::{Membership, Pools, Quotas, Recovery, View},
+    server::{Membership, Pools, Quotas, View},
     settings::{self, Here},
     values::Quota,
 };
@@ -447,52 +448,12 @@ impl<'r> Run<'r> {
                 ));
             }
             (Action::Recover { otp, recovery }, ..) => self.recover(&otp, recovery)?,
-            (Action::Rebalance { known, removed }, view, _) => {
-                let (server, printer) = (&self.here.server, self.printer);
-                let memory = &mut self.state.memory;
-                if let Some(view) = view
-                    && rebalances::was_stopped(memory, server)
-                {
-                    (memory.rebalance_id, memory.stopped_among) = (None, Some(view.memberships()));
-                    printer.warning(
-                        "someone stopped the rebalance: this node does not start another one before the cluster's nodes change",
-                    );
-                    return Ok(None);
-                }
-                let (is_started, why) =
-                    rebalances::start(memory, server, &known, "", &removed, printer);
-                if is_started {
-                    printer.step(format_args!("rebalance: of {}", count_nodes(known.len())));
-                }
-                return Err(Interrupt::watch(why));
+            (Action::Rebalance { known, removed }, Some(view), _) => {
+                self.rebalance(&known, &removed, &view)?;
             }
             _ => {}
         }
         Ok(None)
-    }
-
-    /// Marks this failed-over node to be recovered by the next rebalance.
-    fn recover(&mut self, otp: &str, recovery: Recovery) -> Result<(), Interrupt> {
-        let memory = &mut self.state.memory;
-        match self.here.server.set_recovery(otp, recovery) {
-            Ok(()) if recovery == Recovery::Delta => {
-                self.printer
-                    .step("recover: the next rebalance takes this node in again with its data");
-            }
-            Ok(()) => {
-                self.printer.step("recover: the next rebalance takes this node in again with the data of the other nodes");
-            }
-            Err(error) if error.is_permanent() && recovery == Recovery::Delta => {
-                memory.is_delta_refused = true;
-                self.printer.warning(format_args!(
-                    "the server refuses to recover this node with its data: {error}"
-                ));
-            }
-            Err(error) => {
-                return Err(Interrupt::wait(format!("this node cannot be recovered yet: {error}")));
-            }
-        }
-        Ok(())
     }
 }
 

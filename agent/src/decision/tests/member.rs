@@ -431,6 +431,7 @@ fn member_reports_then_attests_then_settles_the_extras() {
         ("one refused", two_buckets(), holding(&[]), first(), settled(&[bucket("app")]), settle(bucket("cache"))),
         ("one refused, the other there", two_buckets(), holding(&["cache"]), first(), settled(&[bucket("app")]), Then(Done)),
         ("all of them", two_buckets(), holding(&["cache", "app"]), first(), memory(), Then(Done)),
+        ("a deleted bucket", two_buckets(), holding(&["cache"]), first(), Memory { buckets: ["app".to_owned()].into(), ..memory() }, Then(Done)),
         ("no bucket, as a joiner", two_buckets(), holding(&[]), joiner(), memory(), Then(Done)),
         ("no address", wants_address(), alone(), joiner(), memory(), settle(address())),
         ("the right address", wants_address(), with_address("203.0.113.1"), joiner(), memory(), Then(Done)),
