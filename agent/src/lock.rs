@@ -1,6 +1,9 @@
 //! Keeps two agents from working on the same server at a time.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs},
+};
 
 use crate::http::{self, is_own_address};
 
@@ -25,10 +28,7 @@ impl Lock {
             linux::net::SocketAddrExt,
             unix::net::{SocketAddr, UnixListener},
         };
-        // The longest name of a socket.
-        let mut name = format!("cbbootstrap-agent {server}").into_bytes();
-        name.truncate(107);
-        let address = SocketAddr::from_abstract_name(name)?;
+        let address = SocketAddr::from_abstract_name(socket_name(server))?;
         match UnixListener::bind_addr(&address) {
             Ok(socket) => Ok(Some(Self { _socket: socket })),
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(None),
@@ -41,6 +41,36 @@ impl Lock {
     fn bind(_server: &str) -> std::io::Result<Option<Self>> {
         Ok(Some(Self {}))
     }
+}
+
+/// Why the lock of the server at this URL cannot be acquired: any process in its scope can hold it.
+pub fn describe_holder(url: &str) -> String {
+    let holder = find_holder(&server_name(url));
+    let process = holder.map_or_else(String::new, |process| format!(" (process {process})"));
+    format!("another agent works on this server{process}")
+}
+
+/// Finds the process that holds a server's lock, as far as this user may see it. There is none on systems other than Linux.
+fn find_holder(server: &str) -> Option<u32> {
+    let sockets = fs::read_to_string("/proc/net/unix").ok()?;
+    let name = format!(" @{}", socket_name(server));
+    let inode = sockets.lines().find(|line| line.ends_with(&name))?.split_whitespace().nth(6)?;
+    let socket = format!("socket:[{inode}]");
+    let holds = |process: &fs::DirEntry| {
+        let files = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        files
+            .filter_map(|file| fs::read_link(file.path()).ok())
+            .any(|file| file.as_os_str() == &*socket)
+    };
+    let process = fs::read_dir("/proc").ok()?.flatten().find(holds)?;
+    process.file_name().to_str()?.parse().ok()
+}
+
+fn socket_name(server: &str) -> String {
+    let mut name = format!("cbbootstrap-agent {server}");
+    // The longest name of a socket. A host's name is ASCII.
+    name.truncate(107);
+    name
 }
 
 /// One name for all URLs of a server: Couchbase Server listens on all addresses of its host, and its port for TLS is 10,000

@@ -16,7 +16,7 @@ use self::clock::{Clock, Interrupt};
 use crate::{
     api::Identity,
     cli::{Cli, Command},
-    lock::Lock,
+    lock::{Lock, describe_holder},
     printer::Printer,
     server::Server,
 };
@@ -39,7 +39,7 @@ pub fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
 fn lock(server: &Server, clock: &Clock<'_>) -> anyhow::Result<Lock> {
     clock.repeat(|| match Lock::acquire(&server.url) {
         Ok(Some(lock)) => Ok(Some(lock)),
-        Ok(None) => Err(Interrupt::wait("another agent works on this server")),
+        Ok(None) => Err(Interrupt::wait(describe_holder(&server.url))),
         Err(error) => Err(Interrupt::Fail(error.into())),
     })
 }

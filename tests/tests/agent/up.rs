@@ -387,10 +387,10 @@ fn agents_with_different_urls_of_one_server_take_turns() {
     let (servers, agents) = scene(1);
     let node = &servers[0];
     http::claim(&agents.api, "demo", "10.0.0.9").unwrap();
-    let _waits = agents.start(node, &[]);
+    let waits = agents.start(node, &[]);
     process::wait_until("the agent has its server's lock", || !servers.requests().is_empty());
     let second = agents.up(node, &["--server", &node.tls_url(), "--timeout", "500ms"]);
-    second.failed(3, "another agent works on this server");
+    second.failed(3, &format!("another agent works on this server (process {})", waits.id()));
 }
 
 /// Where the answer of a member that adds a node is lost, another member is not asked while the first may still be at it.

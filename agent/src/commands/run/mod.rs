@@ -28,7 +28,7 @@ use crate::{
         life::{self, Notice, Step},
     },
     http::Deadline,
-    lock::Lock,
+    lock::{Lock, describe_holder},
     pauses::{Backoff, Cause, IDLE_INTERVALS, Pauses},
     printer::Printer,
     server::{Health, NodeInfo, View},
@@ -255,7 +255,7 @@ impl<'r> Life<'r> {
             if let Some(last) = &mut self.last {
                 last.may_leave = true;
             }
-            return Ok(Some(Outcome::Busy("another agent works on this server".to_owned())));
+            return Ok(Some(Outcome::Busy(describe_holder(&self.up.here.server.url))));
         }
         self.rest_until.take_if(|(until, _)| *until <= Instant::now());
         Ok(self.rest_until.as_ref().map(|(_, why)| Outcome::Rest(why.clone())))
