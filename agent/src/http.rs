@@ -217,6 +217,9 @@ pub fn read(
 }
 
 fn reason(error: &ureq::Error) -> String {
+    if error.to_string().contains("CertificateRequired") {
+        return "it requires a client certificate (`clientCertAuth` is `mandatory`), and the agent has none".to_owned();
+    }
     let reason = match error {
         ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => "no connection in time",
         ureq::Error::Timeout(_) => "no response in time",

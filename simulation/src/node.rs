@@ -170,6 +170,11 @@ impl Agent {
             Action::Inspect(nodes) => Step::Inspect(nodes),
             Action::Initialise => Step::Initialise,
             Action::Join(_) => Step::Join,
+            // Other members list it, although its view here is of itself only. That costs the API nothing.
+            Action::Confirm => {
+                self.memory.is_confirmed = true;
+                self.decide(now, chance)
+            }
             Action::Done => Step::End(End::Member),
             Action::Stop(_) => Step::End(End::Stopped),
             action => unreachable!("a server that works needs no {action:?}"),

@@ -51,7 +51,7 @@ impl Server {
             ("indexerStorageMode", storage),
         ];
         form.extend(name.map(|name| ("clusterName", name)));
-        // A server uses IPv4 unless it is told otherwise. A node that joins gets the family of the cluster.
+        // A server uses IPv4 by default. A node that joins gets the family of the cluster.
         form.extend(is_ipv6.then_some(("afamily", "ipv6")));
         let request = self.client.post(self.url_of("/clusterInit"));
         self.send_form(request, &form, INITIALISE_LIMIT).map(drop)

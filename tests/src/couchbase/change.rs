@@ -112,7 +112,7 @@ impl Call<'_> {
             let why = "Renaming is disallowed for nodes that are already part of a cluster";
             return Err(why.to_owned());
         }
-        // A node uses IPv4 until it is told otherwise.
+        // A node uses IPv4 by default.
         if name.parse::<std::net::Ipv6Addr>().is_ok() {
             return match self.field("afamily") {
                 Some("ipv6") => Ok(name.to_owned()),

@@ -523,7 +523,7 @@ fn a_node_that_cannot_be_first_does_not_join_under_the_name_of_another_host() {
     assert_eq!(servers.count("/controller/addNode"), 0);
 }
 
-/// The server itself would refuse the address, because it uses IPv4 until it is told otherwise.
+/// The server itself would refuse the address, because it uses IPv4 by default.
 #[test]
 fn an_ipv6_node_begins_an_ipv6_cluster_on_enterprise_edition_only() {
     // An IPv6 address that every host has.

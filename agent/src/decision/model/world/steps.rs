@@ -362,7 +362,7 @@ impl Model for Setup {
                 world.budgets.restores -= 1;
                 world.servers[node].is_copy = true;
                 world.agents[node] = Agent::default();
-                // That takes so long that each node that joins has read the record again.
+                // By then, each node that joins has read the record again.
                 for (agent, server) in world.agents.iter_mut().zip(&world.servers) {
                     if agent.is_running() && server.cluster.is_none() {
                         agent.asked = None;
