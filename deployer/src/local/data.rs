@@ -97,7 +97,7 @@ fn opened(
     open(&path).map_err(|error| {
         let hint = match &error {
             store::Error::Failed(_) => "stop the server, and move the files away to start without clusters; `--data` names another directory",
-            _ => "try again, or check that you can write the file",
+            _ => "try again after that, or check that you can write the file",
         };
         let path = path.display();
         Failure::new(format!("cannot read the clusters in `{path}`: {error}")).hint(hint).into()

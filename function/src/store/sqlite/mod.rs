@@ -64,25 +64,35 @@ impl Sqlite {
     fn create_at(path: &Path, time_of_day: Timestamp) -> Result<Self, Error> {
         let mut connection = connect(path)?;
         set_up(&mut connection, time_of_day)?;
-        Self::start(path, connection, time_of_day)
+        Self::start(path, connection, time_of_day, true)
     }
 
-    /// Opens the database in this file, which must have one.
+    /// Opens the database in this file, which must have one, for a command beside a server. Only the server keeps the time: this clock may
+    /// be ahead of the server's.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Self::start(path, connect(path)?, Timestamp::now())
+        Self::start(path, connect(path)?, Timestamp::now(), false)
     }
 
-    fn start(path: &Path, connection: Connection, time_of_day: Timestamp) -> Result<Self, Error> {
+    fn start(
+        path: &Path,
+        connection: Connection,
+        time_of_day: Timestamp,
+        keeps_time: bool,
+    ) -> Result<Self, Error> {
         match version(&connection)? {
             VERSION => (),
             0 => return Err(Error::Failed("it is not a database of cbbootstrap".into())),
+            VERSION_WITHOUT_CLOCK => {
+                let why = "an earlier version of cbbootstrap made it, and `cbbootstrap serve` converts it";
+                return Err(Error::Unavailable(why.into()));
+            }
             _ => return Err(Error::Failed("it was made by another version of cbbootstrap".into())),
         }
         let clock = Clock::start(time_of_day, records::latest_time(&connection)?);
         Ok(Self(Arc::new(Database {
             path: path.to_owned(),
             clock,
-            writer: Writer::start(connection, clock)?,
+            writer: Writer::start(connection, clock, keeps_time)?,
             readers: Mutex::default(),
         })))
     }

@@ -51,11 +51,12 @@ impl Drop for Writer {
 }
 
 impl Writer {
-    pub fn start(connection: Connection, clock: Clock) -> Result<Self, Error> {
+    /// `keeps_time` is whether it saves the clock's time with each transaction.
+    pub fn start(connection: Connection, clock: Clock, keeps_time: bool) -> Result<Self, Error> {
         let (sender, changes) = sync_channel(WAITING);
         let thread = thread::Builder::new()
             .name("writer".to_owned())
-            .spawn(move || run(connection, clock, &changes))
+            .spawn(move || run(connection, clock, keeps_time, &changes))
             .map_err(|error| Error::Failed(format!("cannot start a thread: {error}").into()))?;
         Ok(Self { changes: Some(sender), thread: Some(thread) })
     }
@@ -106,13 +107,17 @@ impl Writer {
 }
 
 /// Runs until the [`Writer`] is dropped.
-fn run(mut connection: Connection, clock: Clock, changes: &Receiver<Change>) {
+fn run(mut connection: Connection, clock: Clock, keeps_time: bool, changes: &Receiver<Change>) {
     let mut sweep = Sweep { next: Instant::now() + SWEEP_AGAIN, after: String::new() };
     loop {
         match changes.recv_timeout(sweep.due_in()) {
             Ok(first) => {
                 let waiting = std::iter::once(first).chain(changes.try_iter());
-                carry_out(&mut connection, clock, waiting.take(BATCH).collect());
+                carry_out(
+                    &mut connection,
+                    keeps_time.then_some(clock),
+                    waiting.take(BATCH).collect(),
+                );
             }
             Err(RecvTimeoutError::Timeout) => (),
             Err(RecvTimeoutError::Disconnected) => return,
@@ -123,8 +128,8 @@ fn run(mut connection: Connection, clock: Clock, changes: &Receiver<Change>) {
     }
 }
 
-/// Carries out all changes in one transaction, or none of them, and then answers.
-fn carry_out(connection: &mut Connection, clock: Clock, changes: Vec<Change>) {
+/// Carries out all changes in one transaction, or none of them, and then answers. Saves the clock's time with them.
+fn carry_out(connection: &mut Connection, clock: Option<Clock>, changes: Vec<Change>) {
     let mut changes = changes.into_iter();
     let mut replies = Vec::with_capacity(changes.len());
     let committed = in_transaction(connection, |connection| {
@@ -133,7 +138,7 @@ fn carry_out(connection: &mut Connection, clock: Clock, changes: Vec<Change>) {
             replies.push(reply);
             done
         })?;
-        Ok(records::save_time(connection, clock.now())?)
+        clock.map_or(Ok(()), |clock| Ok(records::save_time(connection, clock.now())?))
     });
     if let Err(error) = &committed {
         replies.extend(changes.map(|change| change(Err(error.clone())).1));
@@ -166,7 +171,7 @@ impl Sweep {
     }
 
     fn go_on(&mut self, connection: &mut Connection, clock: Clock) {
-        let long_ago = clock.now() - KEEP_GENERATION;
+        let long_ago = clock.certain() - KEEP_GENERATION;
         let swept = in_transaction(connection, |connection| {
             Ok(records::delete_ended(connection, &self.after, SWEPT_AT_ONCE, long_ago)?)
         });
