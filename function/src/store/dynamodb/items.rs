@@ -34,9 +34,10 @@ impl DynamoDb {
                     items.claim = ClaimItem { version: Some(next_version(&items.claim)), ..next };
                     return Ok(Some(items));
                 }
-            } else if let Some(renewal) = missed_renewal(&items) {
-                self.update(renewal).await?;
             } else {
+                if let Some(renewal) = missed_renewal(&items) {
+                    self.update(renewal).await?;
+                }
                 return Ok(Some(items));
             }
             pause(round).await;
@@ -238,8 +239,10 @@ fn missed_renewal(items: &Items) -> Option<Update> {
     is_missed.then(|| {
         Update::new(members_key(&claim.cluster_id))
             .attribute(EXPIRES_AT, claim.kept_until.map(expires_at))
-            .only_if_version(members.version)
-            .next_version(0)
+            .only_if(&format!("#{STATE} = :ready AND #{GENERATION} = :generation"))
+            .value(":ready", string(State::Ready.as_str()))
+            .value(":generation", count(members.record.generation))
+            .only_if(&format!("#{EXPIRES_AT} < :{EXPIRES_AT}"))
     })
 }
 

@@ -381,7 +381,7 @@ fn departure(leave: &Leave) -> Update {
     let Leave { cluster_id, node, secret, generation, now, .. } = leave;
     change_of_member(cluster_id, node, secret.as_ref(), *generation, *now)
         .remove("#members.#node")
-        .only_if(&format!("#{INITIAL_NODE} <> :node"))
+        .only_if(&format!("attribute_exists(#members.#node) AND #{INITIAL_NODE} <> :node"))
         .value(":node", string(node.as_str()))
 }
 
