@@ -1,5 +1,6 @@
 //! The bucket from which CloudFormation takes the function's zip, and nodes take the agent's archive.
 
+use anyhow::Context;
 use aws_sdk_s3::{
     Client,
     config::{
@@ -190,18 +191,16 @@ impl Bucket {
         // In sequence: S3 refuses two changes of a bucket at the same time, and `Retries` is for another deployer's.
         let encrypt =
             request!(self.put_bucket_encryption).server_side_encryption_configuration(encryption);
-        let (encrypted, policy) =
-            tokio::join!(encrypt.send(), request!(self.get_bucket_policy).send());
-        encrypted.explain(format!("cannot encrypt bucket `{bucket}`"))?;
-        let policy = policy.absent_on("NoSuchBucketPolicy");
-        let policy = policy.explain(format!("cannot read the policy of bucket `{bucket}`"))?;
-        let policy = policy.and_then(|it| it.policy);
+        encrypt.send().await.explain(format!("cannot encrypt bucket `{bucket}`"))?;
         let close =
             request!(self.put_public_access_block).public_access_block_configuration(private);
-        let what = format!("cannot block public access to bucket `{bucket}`");
-        close.send().await.explain(what)?;
+        let (closed, policy) = tokio::join!(close.send(), request!(self.get_bucket_policy).send());
+        closed.explain(format!("cannot block public access to bucket `{bucket}`"))?;
+        let what = format!("cannot read the policy of bucket `{bucket}`");
+        let policy = policy.absent_on("NoSuchBucketPolicy").explain(&what)?;
+        let policy = policy.and_then(|it| it.policy);
         let arn = format!("arn:{}:s3:::{bucket}", self.owner.partition);
-        if let Some(policy) = tls_only(policy.as_deref(), &arn)? {
+        if let Some(policy) = tls_only(policy.as_deref(), &arn).context(what)? {
             let set_policy = request!(self.put_bucket_policy).policy(policy.to_string());
             let what = format!("cannot set the policy of bucket `{bucket}`");
             set_policy.send().await.explain(what)?;
@@ -322,17 +321,19 @@ fn tls_only(policy: Option<&str>, arn: &str) -> serde_json::Result<Option<Value>
         Value::Array(statements) => statements,
         statement => vec![statement],
     };
-    if statements.iter().any(|statement| statement["Sid"] == "TlsOnly") {
-        return Ok(None);
-    }
-    statements.push(json!({
+    let ours = json!({
         "Sid": "TlsOnly",
         "Effect": "Deny",
         "Principal": "*",
         "Action": "s3:*",
         "Resource": [arn, format!("{arn}/*")],
         "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-    }));
+    });
+    if statements.contains(&ours) {
+        return Ok(None);
+    }
+    statements.retain(|statement| statement["Sid"] != ours["Sid"]);
+    statements.push(ours);
     policy["Statement"] = statements.into();
     Ok(Some(policy))
 }
