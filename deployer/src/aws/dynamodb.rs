@@ -412,11 +412,15 @@ async fn update(
     CHANGE
         .until(what, async || {
             let updated = set(client.update_table().table_name(name)).send().await;
-            if updated.absent_on("ResourceInUseException").explain(what)?.is_some() {
-                return Ok(Some(()));
+            let code = updated.as_ref().err().and_then(ProvideErrorMetadata::code);
+            if code == Some("ResourceInUseException")
+                && let Some(table) = wait_for_update(client, name).await?
+                && table.table_status == Some(TableStatus::Active)
+            {
+                return Ok(is_done(&table).then_some(()));
             }
-            let table = wait_for_update(client, name).await?;
-            Ok(table.as_ref().is_some_and(&is_done).then_some(()))
+            updated.explain(what)?;
+            Ok(Some(()))
         })
         .await
 }
