@@ -72,7 +72,8 @@ fn missing(option: &str, variable: &str) -> Failure {
 }
 
 fn api_url(url: &str, insecure: bool) -> Result<String, Failure> {
-    let url = parse_url("api", url, "`cbbootstrap status` prints the API's")?;
+    let hint = "`cbbootstrap status` prints the API's";
+    let url = values::url_of_host(url).map_err(|why| wrong_url("api", &why, hint))?;
     if !insecure && !url.starts_with("https://") && !http::is_local(&url) {
         return Err(Failure::usage(format!(
             "the API at {url} is not on this host, and `http://` is not encrypted"
@@ -149,7 +150,7 @@ pub fn here(api_args: ApiArgs, args: ServerArgs, deadline: Deadline) -> anyhow::
 
 fn server_url(url: &str, insecure: bool) -> Result<String, Failure> {
     let hint = "Couchbase Server listens on 8091, and on 18091 with TLS";
-    let url = parse_url("server", url, hint)?;
+    let url = values::url(url).map_err(|why| wrong_url("server", &why, hint))?;
     if !http::is_local(&url) && !insecure && !url.starts_with("https://") {
         return Err(Failure::usage(format!("the password would be sent to {url} unencrypted"))
             .hint("pass an https:// URL, or run the agent on the server's host; `--insecure` sends it anyway"));
@@ -166,7 +167,6 @@ fn password(file: Option<&Path>) -> anyhow::Result<Secret> {
     })
 }
 
-/// The URL that an option gives.
-fn parse_url(option: &str, text: &str, hint: &str) -> Result<String, Failure> {
-    values::url(text).map_err(|why| Failure::usage(format!("`--{option}`: {why}")).hint(hint))
+fn wrong_url(option: &str, why: &str, hint: &str) -> Failure {
+    Failure::usage(format!("`--{option}`: {why}")).hint(hint)
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-pub use cbbootstrap_cli::values::{duration, url};
+pub use cbbootstrap_cli::values::{duration, url, url_of_host};
 use cbbootstrap_protocol::{
     names::{ClusterId, Host, Node, SMOKE_TEST_PREFIX, is_smoke_test},
     wire::{LEASE_SECONDS, MAX_MEMBERS},

@@ -1,6 +1,6 @@
 //! Values of options that both programs have.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{net::Ipv4Addr, ops::RangeInclusive, time::Duration};
 
 use clap::{ValueEnum, builder::TypedValueParser};
 use http::Uri;
@@ -64,23 +64,27 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A URL: `http` or `https`, a host, and optionally a port and a path. The default scheme is `https`, and `http` for this machine. Slashes at its end are removed. The error does not contain the URL,
+/// A URL whose default scheme is `https`, or `http` for this machine.
+pub fn url_of_host(text: &str) -> Result<String, String> {
+    if text.contains("://") {
+        return url(text);
+    }
+    let host = text.split(['/', ':']).next().unwrap_or_default();
+    let is_this_machine = host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
+        || text.starts_with("[::1]");
+    let scheme = if is_this_machine { "http" } else { "https" };
+    url(&format!("{scheme}://{text}"))
+}
+
+/// A URL: `http` or `https`, a host, and optionally a port and a path. Slashes at its end are removed. The error does not contain the URL,
 /// which may contain a password.
 pub fn url(text: &str) -> Result<String, String> {
     const RULE: &str = "a URL is https://HOST or http://HOST:PORT";
     if text.contains('@') {
         return Err(format!("{RULE}, with no user name or password in it"));
     }
-    let host = text.split(['/', ':']).next().unwrap_or_default();
-    let is_this_machine = host == "localhost"
-        || host.ends_with(".localhost")
-        || host.starts_with("127.")
-        || text.starts_with("[::1]");
-    let text = match (text.contains("://"), is_this_machine) {
-        (true, _) => text.to_owned(),
-        (false, true) => format!("http://{text}"),
-        (false, false) => format!("https://{text}"),
-    };
     let uri: Uri = text.parse().map_err(|_| RULE.to_owned())?;
     let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
     let is_base = uri.query().is_none() && !text.contains('#');
@@ -143,6 +147,7 @@ mod tests {
             ("http://127.0.0.1:8080", Some("http://127.0.0.1:8080")),
             ("https://a.example/prod/", Some("https://a.example/prod")),
             ("a.example", Some("https://a.example")),
+            ("127.a.example", Some("https://127.a.example")),
             ("localhost:8080", Some("http://localhost:8080")),
             ("127.0.0.1:8080", Some("http://127.0.0.1:8080")),
             ("[::1]:8080", Some("http://[::1]:8080")),
@@ -154,8 +159,9 @@ mod tests {
             ("https://", None),
             ("", None),
         ] {
-            assert_eq!(url(text).ok().as_deref(), expected, "{text:?}");
+            assert_eq!(url_of_host(text).ok().as_deref(), expected, "{text:?}");
         }
+        assert!(url("a.example").is_err());
         assert!(!url("https://user:pw@a.example").unwrap_err().contains("pw"));
     }
 }

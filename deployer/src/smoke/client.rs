@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The endpoint as a base for paths.
 pub fn parse_endpoint(text: &str) -> Result<String, Failure> {
-    values::url(text).map_err(|rule| {
+    values::url_of_host(text).map_err(|rule| {
         Failure::new(format!("the endpoint is not a URL: {rule}"))
             .hint("`cbbootstrap status` prints the endpoint of a deployment")
             .exit(Exit::Usage)
