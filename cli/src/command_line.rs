@@ -262,6 +262,8 @@ impl Parsed {
                     *problem = format!("`{variable}`: {problem}");
                 }
             }
+            let problems: Vec<_> = failure.problems.iter().map(|(it, _)| it.as_str()).collect();
+            failure.message = problems.join("; ");
             return error;
         }
         match self.named_by(&one_line(&error)) {

@@ -92,7 +92,9 @@ const STATUSES: [(Exit, u8, &[Program], &str); 13] = {
 impl Exit {
     pub fn status(self) -> u8 {
         // As Terraform does, so that a pipeline does not take an error for a change.
-        let tells_changes = || env::args_os().any(|argument| argument == "--exit-code");
+        let tells_changes = || {
+            ["plan", "--exit-code"].iter().all(|it| env::args_os().any(|argument| argument == *it))
+        };
         if self == Self::Usage && tells_changes() {
             return Self::Failed.status();
         }
@@ -135,7 +137,7 @@ impl Program {
 #[derive(Clone, Debug, Error)]
 #[error("{message}")]
 pub struct Failure {
-    message: String,
+    pub(crate) message: String,
     pub hint: Option<String>,
     pub exit: Exit,
     /// The only cause is a missing permission.
