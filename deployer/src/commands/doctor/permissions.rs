@@ -119,12 +119,13 @@ fn requests(policy: &Value) -> Vec<Request> {
             .collect()
     };
     // IAM simulates no patterns.
-    let actions = |statement: &Value| {
-        let actions = texts(&statement["Action"]).into_iter();
-        actions.filter(|action| !action.contains('*')).collect()
+    let simulated = |action: String| match action.as_str() {
+        "autoscaling:Describe*" => "autoscaling:DescribeAutoScalingGroups".to_owned(),
+        "elasticloadbalancing:Describe*" => "elasticloadbalancing:DescribeTargetGroups".to_owned(),
+        _ => action,
     };
     let request = |statement: &Value| Request {
-        actions: actions(statement),
+        actions: texts(&statement["Action"]).into_iter().map(simulated).collect(),
         resources: texts(&statement["Resource"]).iter().map(|arn| example(arn)).collect(),
         // `StringEquals`, `StringLike`
         context: statement["Condition"]
@@ -190,7 +191,10 @@ mod tests {
             panic!("four requests")
         };
         assert_eq!((plain.resources[0].as_str(), plain.context.len()), ("*", 0));
-        assert_eq!(plain.actions, ["sts:GetCallerIdentity"]);
+        assert_eq!(
+            plain.actions,
+            ["sts:GetCallerIdentity", "autoscaling:DescribeAutoScalingGroups"]
+        );
         assert_eq!(conditional.actions, ["iam:PassRole"]);
         assert_eq!(conditional.resources, ["arn:aws:iam::1:role/s-example"]);
         let context = ("iam:PassedToService".to_owned(), "lambda.amazonaws.com".to_owned());
