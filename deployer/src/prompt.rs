@@ -39,7 +39,7 @@ pub async fn confirm(question: &str, yes: bool, printer: &Printer) -> anyhow::Re
     if ask(question, printer).await? {
         return Ok(());
     }
-    Err(Failure::new("aborted, nothing changed").exit(Exit::Stopped).into())
+    Err(Failure::new("aborted, as you answered").exit(Exit::Stopped).into())
 }
 
 /// Asks a yes-or-no question on the terminal.

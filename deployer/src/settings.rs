@@ -299,7 +299,7 @@ pub fn check_regions<'v>(
     for (name, value) in values {
         let other = region_in(value).filter(|_| value.starts_with("arn:"));
         if let Some(other) = other.filter(|other| !other.is_empty() && *other != region) {
-            let message = format!("{name} is in {other}, but the API is in {region}");
+            let message = format!("{name} is in {other}, but the stack is in {region}");
             let hint = format!("pass the ARN of one in {region}");
             return Err(Failure::usage(message).hint(hint));
         }

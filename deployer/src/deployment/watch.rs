@@ -141,7 +141,7 @@ impl Watch {
                         let message =
                             format!("CloudFormation has not begun to change stack `{name}`");
                         return Err(Failure::new(message).hint(
-                            "see the stack's change sets and events in the CloudFormation console",
+                            "it may still begin: see the stack in the CloudFormation console, and run the command again",
                         ));
                     }
                     if self.state.events.len() > seen {

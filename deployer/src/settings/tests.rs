@@ -160,7 +160,7 @@ fn resources_are_in_the_region_of_the_api() {
         let target = deploy(&options, None).unwrap().target;
         assert!(target.check_region("eu-west-1").is_ok());
         let failure = target.check_region("us-east-1").unwrap_err();
-        let message = format!("{name} is in eu-west-1, but the API is in us-east-1");
+        let message = format!("{name} is in eu-west-1, but the stack is in us-east-1");
         assert_eq!((failure.to_string(), failure.exit), (message, Exit::Usage));
     }
     let other = ["--notification-arn=none", "--parameter=MemorySize=512"];

@@ -56,7 +56,7 @@ fn wrong_domain_options_are_refused_before_any_call() {
         (&[domain[0], domain[1], "--certificate-arn", "c"], "acm:REGION:ACCOUNT:certificate/ID"),
         (
             &[domain[0], domain[1], "--certificate-arn", &elsewhere],
-            "the certificate is in eu-west-1, but the API is in us-east-1",
+            "the certificate is in eu-west-1, but the stack is in us-east-1",
         ),
         (&["--base-path", "cluster/v1"], "the first segment of a base path"),
         (&["--hosted-zone", "/hostedzone/Z1"], "capital letters and digits"),
