@@ -24,7 +24,7 @@ use self::member::member;
 pub use self::{
     admission::{Admission, admission, may_be_copy},
     answers::{Answers, Asked},
-    member::{Testimony, confirm, is_listed, needs_confirmation, obstacle, rebalance},
+    member::{Testimony, confirm, is_listed, lists, needs_confirmation, obstacle, rebalance},
 };
 use crate::{
     http::CONNECT_LIMIT,

@@ -143,6 +143,9 @@ impl Peers {
                 }
             }
         }
+        if reasons.is_empty() {
+            reasons.push("the API lists no other member".to_owned());
+        }
         match denied_by {
             Some(member) => Testimony::NotListed(member),
             None => Testimony::Silent {

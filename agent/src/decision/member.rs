@@ -151,7 +151,11 @@ pub fn needs_confirmation(
 /// What follows for a server whose membership has to be confirmed; `None` if it is, or if the server may be the last one.
 pub fn confirm(view: &View, testimony: &Testimony) -> Option<Action> {
     match testimony {
-        Testimony::Listed(_) => None,
+        Testimony::Listed(theirs) if lists(view, theirs) => None,
+        Testimony::Listed(_) => Some(wait(
+            "another member lists this server, which does not list that member and may be an old copy"
+                .to_owned(),
+        )),
         Testimony::NotListed(member) if view.nodes.len() == 1 => {
             Some(Action::Stop(StopReason::OldCopy(member.clone())))
         }
@@ -178,6 +182,16 @@ pub fn is_listed(node: &Node, ours: &View, theirs: &View) -> bool {
     let listed = listed.or_else(|| this.and_then(|this| theirs.node(&this.name)));
     theirs.uuid == ours.uuid
         && listed.is_some_and(|node| own.is_none() || node.uuid.as_ref() == own)
+}
+
+/// Whether this view lists the server with that view. An old copy does not know those who joined later, although they list it until they
+/// have removed it.
+pub fn lists(ours: &View, theirs: &View) -> bool {
+    theirs.this().is_none_or(|it| {
+        ours.nodes
+            .iter()
+            .any(|node| node.name == it.name || node.uuid.is_some() && node.uuid == it.uuid)
+    })
 }
 
 /// For a node that was failed over and is back. A failover without a failure was a person's decision, and remains.

@@ -154,6 +154,26 @@ impl Run<'_> {
         }))
     }
 
+    /// Asks other members whether this one, which knows none of them, is one of theirs.
+    fn check_is_no_copy(
+        &self,
+        member: &Node,
+        view: &View,
+        record: &ClusterRecord,
+    ) -> Result<(), NotAdded> {
+        let is_listed = |theirs: &View| decision::is_listed(member, view, theirs);
+        let why = match self.here.peers.ask_about(member, record, self.is_enterprise(), is_listed) {
+            Testimony::NotListed(by) => {
+                format!("`{by}` does not list it: it is an old copy of a member")
+            }
+            Testimony::Listed(theirs) if !decision::lists(view, &theirs) => {
+                "it does not list all members, and may be an old copy of one".to_owned()
+            }
+            _ => return Ok(()),
+        };
+        Err(NotAdded::Skip(Skip::Other, why))
+    }
+
     fn join_through(&mut self, member: &Node, record: &ClusterRecord) -> Result<(), NotAdded> {
         let peers = &self.here.peers;
         let unproven = |why: String| NotAdded::Skip(Skip::Unproven, why);
@@ -181,12 +201,8 @@ impl Run<'_> {
             return other("it belongs to no cluster".to_owned());
         };
         let (node, own) = (self.node(), self.here.identity.node_uuid.as_ref());
-        let is_listed = |theirs: &View| decision::is_listed(member, &view, theirs);
-        if decision::may_be_copy(node, member, &view, record)
-            && let Testimony::NotListed(by) =
-                peers.ask_about(member, record, self.is_enterprise(), is_listed)
-        {
-            return other(format!("`{by}` does not list it: it is an old copy of a member"));
+        if decision::may_be_copy(node, member, &view, record) {
+            self.check_is_no_copy(member, &view, record)?;
         }
         match decision::admission(
             node,

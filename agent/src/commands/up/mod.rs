@@ -116,6 +116,8 @@ pub(super) struct RunState {
     created: BTreeSet<String>,
     /// Since when this node could not attest its membership.
     unattested_since: Option<Instant>,
+    /// Since when no other member has given a clear answer about this server.
+    unconfirmed_since: Option<Instant>,
     last: Option<Action>,
     /// Without a pause.
     actions: u32,
@@ -270,7 +272,8 @@ impl<'r> Run<'r> {
     pub(super) fn only_waits(&self) -> bool {
         let RunState { memory, last, .. } = &self.state;
         let is_initialising = memory.may_be_under_way || memory.has_initialised;
-        !is_initialising && matches!(last, None | Some(Action::Wait(_) | Action::Join(_)))
+        !is_initialising
+            && matches!(last, None | Some(Action::Wait(_) | Action::Join(_) | Action::Confirm))
     }
 
     /// The API's last answer, if there is a record.

@@ -153,13 +153,22 @@ impl Run<'_> {
         let node = self.node();
         let is_listed = |theirs: &View| decision::is_listed(node, view, theirs);
         let peers = &self.here.peers;
-        let testimony = peers.ask_about(node, record, self.is_enterprise(), is_listed);
+        let mut testimony = peers.ask_about(node, record, self.is_enterprise(), is_listed);
         self.state.memory.is_disowned |= matches!(testimony, Testimony::NotListed(_));
+        // Servers that run, but never answer clearly, do not hold the last survivor up.
+        if let Testimony::Silent { are_gone, .. } = &mut testimony {
+            let since = *self.state.unconfirmed_since.get_or_insert_with(Instant::now);
+            *are_gone |= self.is_lasting(since);
+        } else {
+            self.state.unconfirmed_since = None;
+        }
         match decision::confirm(view, &testimony) {
             Some(Action::Stop(reason)) => return Err(self.explain(&reason).into()),
             Some(Action::Wait(why)) => {
                 // Other members may report before the next attempt.
-                self.state.answers.asked = Asked::NotYet;
+                if let Some(record) = self.here.api.status(Some(self.node()))? {
+                    self.learn(record);
+                }
                 return Err(Interrupt::wait(why));
             }
             _ => self.state.memory.is_confirmed = true,

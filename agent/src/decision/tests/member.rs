@@ -117,9 +117,15 @@ fn old_copy_of_a_member_stops_and_a_last_survivor_goes_on() {
     let alone = |uptime| cluster_of([up_for(uptime, active(ME))]);
     let both = || cluster_of([active(ME), dead(active(THIRD))]);
     let waits = || Some(Waits("no other member has confirmed"));
+    let by_third = || {
+        let is_asked = |it: &NodeInfo| it.name == active(THIRD).name;
+        let nodes = [active(ME), active(THIRD)];
+        Testimony::Listed(cluster_of(nodes.map(|it| NodeInfo { is_asked: is_asked(&it), ..it })))
+    };
     #[rustfmt::skip]
     let cases = [
-        ("listed", both(), Testimony::Listed(both()), None),
+        ("listed", both(), by_third(), None),
+        ("listed by one that it does not know", alone(3600), by_third(), Some(Waits("may be an old copy"))),
         ("a copy of a cluster of one node", alone(5), not_listed(), Some(stop(StopReason::OldCopy(node(FIRST))))),
         ("removed, or a copy of a larger cluster", both(), not_listed(), Some(Waits("`10.0.0.2` does not list this server"))),
         ("all others are gone", alone(60), silent(true), None),
