@@ -78,7 +78,7 @@ const STATUSES: [(Exit, u8, &[Program], &str); 13] = {
             Exit::Refused,
             5,
             &[Agent],
-            "someone has to decide, and the hint says what: for example, the server belongs to another cluster",
+            "you have to decide how to go on, as the hint explains; for example, the server belongs to another cluster",
         ),
         (
             Exit::Partial,
