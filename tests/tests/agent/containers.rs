@@ -4,9 +4,11 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::{BufRead, BufReader},
     path::Path,
-    process::Command,
-    thread::sleep,
+    process::{Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread::{self, sleep},
     time::{Duration, Instant},
 };
 
@@ -16,6 +18,7 @@ use cbbootstrap_tests::{
     docker::{COUCHBASE, Machine, Machines},
     pattern::pattern,
     pods::{NETWORK, Pod, Pods, Secrets},
+    process::Guard,
     programs,
 };
 use serde_json::Value;
@@ -121,23 +124,53 @@ impl Example {
     }
 }
 
-/// The container that keeps the stand-in's clusters.
-struct Model<'a> {
-    machine: &'a Machine,
-    container: String,
+/// The stand-in's clusters, which one container keeps.
+struct Model {
+    /// One every 0.3 s.
+    states: Receiver<Value>,
+    _show: Guard,
 }
 
-impl Model<'_> {
-    fn show(&self) -> Value {
-        let show = ["exec", &self.container, "couchbase-standin", "show"];
-        serde_json::from_str(&self.machine.docker(&show)).unwrap()
+impl Model {
+    /// Shows its states from inside of the container, because each call of Docker takes a third of a second of a processor.
+    fn in_container(machine: &Machine, container: &str) -> Self {
+        let script = "while couchbase-standin show | tr -d '\\n'; do echo; sleep 0.3; done";
+        let args = ["exec", container, "sh", "-c", script];
+        let mut show = machine.user.program(Path::new("docker"), &args);
+        let mut show = Guard(show.stderr(Stdio::null()).spawn().unwrap());
+        let lines = BufReader::new(show.0.stdout.take().unwrap()).lines();
+        let (sender, states) = mpsc::channel();
+        thread::spawn(move || {
+            // A line is empty before the model has started.
+            let states = lines.map_while(Result::ok).filter(|line| !line.is_empty());
+            for state in states {
+                if sender.send(serde_json::from_str(&state).unwrap()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { states, _show: show }
+    }
+
+    /// Waits until there is no reason left, from now on.
+    #[track_caller]
+    fn wait_until(&self, what: &str, reason: impl Fn(&Value) -> Option<String>) {
+        let since = Instant::now();
+        let next = || self.states.recv_timeout(PATIENCE).expect("the model shows its state");
+        while self.states.try_recv().is_ok() {}
+        // The next one may be from before.
+        next();
+        while let Some(reason) = reason(&next()) {
+            assert!(since.elapsed() < PATIENCE, "timed out waiting until {what}: {reason}");
+        }
+        println!("{:5.1} s until {what}", since.elapsed().as_secs_f64());
     }
 
     /// Waits until Couchbase Server has failed a node over.
     #[track_caller]
     fn wait_for_failover(&self) {
-        wait_until("the lost node is failed over", || {
-            let shown = self.show().to_string();
+        self.wait_until("the lost node is failed over", |state| {
+            let shown = state.to_string();
             (!shown.contains("inactiveFailed")).then_some(shown)
         });
     }
@@ -147,11 +180,10 @@ impl Model<'_> {
     fn wait_for<N: AsRef<str>>(&self, what: &str, names: &[N]) {
         let mut names: Vec<_> = names.iter().map(AsRef::as_ref).collect();
         names.sort_unstable();
-        wait_until(what, || {
-            let shown = self.show();
-            assert_eq!(shown["wiped"], 0, "{shown:#}");
-            let [cluster] = shown["clusters"].as_array().unwrap().as_slice() else {
-                return Some(shown.to_string());
+        self.wait_until(what, |state| {
+            assert_eq!(state["wiped"], 0, "{state:#}");
+            let [cluster] = state["clusters"].as_array().unwrap().as_slice() else {
+                return Some(state.to_string());
             };
             let nodes = cluster["nodes"].as_array().unwrap().iter();
             let mut well: Vec<_> = nodes
@@ -161,17 +193,18 @@ impl Model<'_> {
             well.sort_unstable();
             let count = cluster["nodes"].as_array().unwrap().len();
             let is_well = count == well.len() && cluster["is_balanced"] == true;
-            (!is_well || well != names).then(|| shown.to_string())
+            (!is_well || well != names).then(|| state.to_string())
         });
     }
 }
 
 /// Waits until `status` succeeds in this container.
 fn wait_until_well(machine: &Machine, container: &str) {
-    wait_until(&format!("{container:.12} is well"), || {
-        let ended = machine.try_docker(&["exec", container, "cbbootstrap-agent", "status"]);
-        (ended.status != Some(0)).then(|| ended.to_string())
-    });
+    let limit = PATIENCE.as_secs();
+    let wait = format!(
+        "for i in $(seq {limit}); do cbbootstrap-agent status && exit; sleep 1; done; exit 1"
+    );
+    machine.docker(&["exec", container, "sh", "-c", &wait]);
 }
 
 /// Crashes a container and waits until Docker has started it again.
@@ -261,7 +294,7 @@ fn compose_services_become_one_cluster() {
     };
     let container = |service: &str| compose(&["ps", "--quiet", service].map(str::to_owned));
     documented("up");
-    let model = Model { machine, container: container("model") };
+    let model = Model::in_container(machine, &container("model"));
     let name = |number: usize| format!("couchbase-{number}.couchbase.internal");
     model.wait_for("three services are one cluster", &[1, 2, 3].map(name));
     let nodes = [1, 2, 3].map(|number| container(&format!("couchbase-{number}")));
@@ -361,7 +394,7 @@ fn swarm_machines_become_one_cluster() {
         label("--label-add couchbase=true", machine);
     }
     deploy_stack(manager, &example);
-    let model = Model { machine: manager, container: task(manager, "model", "") };
+    let model = Model::in_container(manager, &task(manager, "model", ""));
     let name = |machine: &Machine| format!("{}.couchbase.internal", machine.name);
     let all = [manager, second, third].map(name);
     model.wait_for("three machines are one cluster", &all);
@@ -443,8 +476,8 @@ fn kubernetes_pods_become_one_cluster() {
     };
     let pods = Pods::new(machine, secrets(&example));
     let model = ["run", "--detach", "--network", NETWORK, "--network-alias", HOST];
-    let model =
-        Model { machine, container: machine.docker(&[&model[..], &[COUCHBASE, "model"]].concat()) };
+    let model = machine.docker(&[&model[..], &[COUCHBASE, "model"]].concat());
+    let model = Model::in_container(machine, &model);
     let start_api =
         || pods.of_deployment(find("Deployment", "cbbootstrap"), find("Service", "cbbootstrap"));
     let start = |ordinal| pods.of_stateful_set(find("StatefulSet", "couchbase"), ordinal);
