@@ -144,16 +144,23 @@ impl Program {
         found.map(|found| found[1].to_owned()).collect()
     }
 
-    /// Checks one variable of a command that ends like this without it.
-    fn check(&self, args: &[&str], variable: &str, absent: &(Option<i32>, String)) {
+    /// Checks one variable of a command that ends like this without it: in all forms, or in the one with everything around it.
+    fn check(
+        &self,
+        args: &[&str],
+        variable: &str,
+        absent: &(Option<i32>, String),
+        in_all_forms: bool,
+    ) {
         let (right, wrong) = values(variable);
-        for blank in BLANK {
+        let first = |count: usize| if in_all_forms { 0 } else { count - 1 };
+        for blank in &BLANK[first(BLANK.len())..] {
             let ended = self.run(args, Some((variable, blank)));
             assert_eq!(ended, *absent, "{args:?} with {variable}={blank:?}");
         }
         for value in [Some(right), wrong].into_iter().flatten() {
             let clean = self.run(args, Some((variable, value)));
-            for form in FORMS {
+            for form in &FORMS[first(FORMS.len())..] {
                 let value = form(value);
                 let ended = self.run(args, Some((variable, &value)));
                 assert_eq!(ended, clean, "{args:?} with {variable}={value:?}");
@@ -167,16 +174,18 @@ impl Program {
         }
     }
 
+    /// Checks the variables of these commands, each in all forms with the first command that reads it.
     fn check_all(&self, commands: &[&[&str]]) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
         thread::scope(|scope| {
             for &args in commands {
-                let variables = self.variables(args);
-                all.extend(variables.iter().cloned());
+                let variables = self.variables(args).into_iter();
+                let variables: Vec<_> =
+                    variables.map(|variable| (all.insert(variable.clone()), variable)).collect();
                 scope.spawn(move || {
                     let absent = self.run(args, None);
-                    for variable in variables {
-                        self.check(args, &variable, &absent);
+                    for (is_new, variable) in variables {
+                        self.check(args, &variable, &absent, is_new);
                     }
                 });
             }
