@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -167,25 +168,35 @@ impl Accepting {
             return;
         };
         let (api, stopping) = (self.api.clone(), self.stopping.clone());
-        let (tls, connections) = (self.tls.clone(), self.metrics.connections.clone());
+        let connections = self.metrics.connections.clone();
+        let tls = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
+        let _ = stream.set_nodelay(true);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIMEOUT));
+        let stream = Box::pin(stream);
+        // Not in one future, because connections without TLS would also have the size of a handshake, which is 1.5 KB more than theirs.
+        let answering: Pin<Box<dyn Future<Output = ()> + Send>> = match tls {
+            None => Box::pin(answer(Box::new(stream), api, address.ip(), stopping)),
+            Some(tls) => Box::pin(answer_over_tls(tls, stream, api, address.ip(), stopping)),
+        };
         tokio::spawn(async move {
-            let _permit = permit;
             connections.inc();
-            let _ = stream.set_nodelay(true);
-            let mut stream = TimeoutStream::new(stream);
-            stream.set_write_timeout(Some(WRITE_TIMEOUT));
-            let stream = Box::pin(stream);
-            match tls {
-                None => answer(Box::new(stream), api, address.ip(), stopping).await,
-                Some(tls) => {
-                    let accept = TlsAcceptor::from(tls.load_full()).accept(stream);
-                    if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, accept).await {
-                        answer(Box::new(stream), api, address.ip(), stopping).await;
-                    }
-                }
-            }
+            answering.await;
             connections.dec();
+            drop(permit);
         });
+    }
+}
+
+async fn answer_over_tls(
+    tls: TlsAcceptor,
+    stream: Pin<Box<TimeoutStream<TcpStream>>>,
+    api: Router,
+    local_address: IpAddr,
+    stopping: watch::Receiver<bool>,
+) {
+    if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+        answer(Box::new(stream), api, local_address, stopping).await;
     }
 }
 
