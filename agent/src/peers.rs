@@ -134,9 +134,14 @@ impl Peers {
                         reasons.push(format!("`{member}` belongs to another cluster or to none"));
                     }
                     Err(error) => {
-                        // A server that was reset has another authority than the attested one.
-                        let is_gone =
-                            matches!(error, CallError::Unreachable(_) | CallError::Untrusted(_));
+                        let is_gone = match &error {
+                            CallError::Unreachable(_) => true,
+                            // A server that was reset has another authority than the attested one. The operator's may be old.
+                            CallError::Untrusted(_) => {
+                                matches!(self.proof(member, record), Ok(Proof::Attested(_)))
+                            }
+                            _ => false,
+                        };
                         unclear += usize::from(!is_gone);
                         reasons.push(format!("`{member}`: {error}"));
                     }

@@ -127,6 +127,10 @@ impl Run<'_> {
                 .hint(hint)
                 .into());
         }
+        // While authorities are replaced, the operator's may be right for some members.
+        if are_all(Skip::Unproven) && self.here.peers.keys.is_none() {
+            return Err(untrusted(&reasons).into());
+        }
         // The members may have changed.
         self.state.answers.asked = Asked::NotYet;
         let wait = Failure::new(format!("no member can add this node: {reasons}"));
@@ -188,8 +192,6 @@ impl Run<'_> {
         let connected = peers.connect(member, record, self.is_enterprise(), peers.deadline);
         let read = connected.and_then(|server| server.cluster().map(|view| (server, view)));
         let (server, view) = read.map_err(|error| match error {
-            // The operator's authority is either right for all members or for none.
-            CallError::Untrusted(why) if peers.keys.is_none() => untrusted(&why).into(),
             CallError::Untrusted(why) => unproven(why),
             CallError::Unreachable(why) | CallError::Failing(why) => {
                 NotAdded::Skip(Skip::Dead, why)
