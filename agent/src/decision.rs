@@ -186,7 +186,10 @@ impl Memory {
                 self.settled.clear();
                 self.buckets.clear();
             }
-            self.was_away = !self.is_failover_intended;
+            // A server that refuses the agent's password runs: if people fail it over, they decide that.
+            if *own != OwnServer::OtherCredentials {
+                self.was_away = !self.is_failover_intended;
+            }
             return;
         };
         (self.has_initialised, self.may_be_under_way, self.occupied_by) = (false, false, None);

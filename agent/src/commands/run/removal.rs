@@ -57,7 +57,13 @@ impl Life<'_> {
                     self.is_removal_unclear = last.sees_cluster && !last.may_leave;
                 }
             }
-            _ => {
+            // A server that refuses the agent's password runs: nobody removes it as a dead one.
+            OwnServer::OtherCredentials => {
+                if let Some(last) = &mut self.last {
+                    last.at = Instant::now();
+                }
+            }
+            OwnServer::Unreachable(_) => {
                 // Its next answers have to be confirmed.
                 self.up.state.memory.is_confirmed = false;
                 // A server that was down for longer was removed as a dead one, and joins again.

@@ -315,6 +315,8 @@ fn memory_follows_the_server() {
     };
     let away = observe(&OwnServer::Unreachable(String::new()), settled.clone());
     assert!(away.was_away && !away.is_confirmed && away.is_reported && !away.settled.is_empty());
+    let refused = observe(&OwnServer::OtherCredentials, settled.clone());
+    assert!(!refused.was_away && !refused.is_confirmed);
     let lost = observe(&blank(), settled.clone());
     assert!(lost.was_away && !lost.is_reported && !lost.is_attested && lost.settled.is_empty());
     let seen = |nodes: Vec<NodeInfo>, was_away| {
