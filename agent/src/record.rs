@@ -8,6 +8,8 @@ use cbbootstrap_protocol::{
     wire::{self, Cluster, MAX_MEMBERS, MAX_PREVIOUS, State},
 };
 
+use crate::server::View;
+
 /// A lease ends after a century at the latest, in seconds: a later time may not be representable.
 const MAX_LEASE: u64 = 100 * 366 * 24 * 3600;
 
@@ -119,6 +121,17 @@ impl ClusterRecord {
         let statement = Statement { cluster_id, node, cluster_uuid, authority: member.authority };
         let is_attested = member.attestation.is_some_and(|proof| keys.verify(&statement, &proof));
         is_attested.then_some(member).ok_or("it is not attested with the cluster secret")
+    }
+
+    /// The node under which the record lists the server with this view, if that is another one: its host got another name, or its agent
+    /// another `--node`.
+    pub fn other_name(&self, node: &Node, view: &View) -> Option<&Node> {
+        let this = view.this()?;
+        let is_listed_as = |name: &Node| {
+            let uuid = self.member(name).and_then(|member| member.node_uuid.as_ref());
+            name.host().to_string() == this.name || uuid.is_some() && uuid == this.uuid.as_ref()
+        };
+        self.nodes().into_iter().find(|other| *other != node && is_listed_as(other))
     }
 
     /// The nodes to join through or to connect to: the initial node, then the other members.

@@ -57,7 +57,11 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
 pub(super) struct Leaving {
     /// Whether to refuse another name than the record's. A machine that ends does not wait for that.
     checks_name: bool,
+    /// Whether the machine ends soon, and so this rebalance is the last one.
+    pub(super) is_last_chance: bool,
     is_checked: bool,
+    /// The node's other name, by which the record lists it.
+    other_name: Option<Node>,
     /// The record's generation, where it is known.
     generation: Option<u64>,
     pub(super) is_on_its_way: bool,
@@ -105,7 +109,7 @@ impl Leaving {
         let is_purpose_reached = view.is_balanced && !self.is_own_rebalance;
         self.is_own_rebalance &= view.is_rebalancing;
         rebalances::watch(&mut self.memory, &here.server, &view, is_purpose_reached, printer)?;
-        let action = next_action(&view, &self.memory, Instant::now());
+        let action = next_action(&view, &self.memory, Instant::now(), self.is_last_chance);
         Err(Interrupt::wait(self.act(action, &view, &here.server, printer)?))
     }
 
@@ -113,7 +117,8 @@ impl Leaving {
     pub(super) fn report(&self, here: &Here) -> Result<Option<String>, Interrupt> {
         // Only the server that made a claim can give it up.
         let node_uuid = here.server.own_info().ok().and_then(|own| own.uuid);
-        let identity = Identity { node_uuid, ..here.identity.clone() };
+        let node = self.other_name.as_ref().unwrap_or(&here.identity.node).clone();
+        let identity = Identity { node, node_uuid };
         if !self.is_on_its_way {
             check_name(here, &identity)?;
         }
@@ -184,9 +189,7 @@ impl Leaving {
     /// the report, needs the API.
     fn check(&mut self, here: &Here, view: &View, printer: &Printer) -> Result<(), Interrupt> {
         let node = &here.identity.node;
-        let other_name = view.this().map(|this| &this.name);
-        let other_name =
-            other_name.filter(|name| self.checks_name && **name != node.host().to_string());
+        let has_other_name = view.this().is_some_and(|this| this.name != node.host().to_string());
         let record = match here.api.status(Some(node)) {
             Ok(Some(record)) => record,
             Ok(None) => return Ok(()),
@@ -196,18 +199,20 @@ impl Leaving {
                 ));
                 return Ok(());
             }
-            Err(ApiError::Temporary(_)) if other_name.is_none() => return Ok(()),
+            Err(ApiError::Temporary(_)) if !has_other_name => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         self.generation = Some(record.generation);
-        // A server has another name than its agent where an operator added it, or where it has none (`127.0.0.1`). The record then
+        // A server has another name than its agent also where an operator added it, or where it has none (`127.0.0.1`). The record then
         // does not list the server's.
-        let recorded =
-            record.nodes().into_iter().find(|node| other_name == Some(&node.host().to_string()));
+        let other_name = record.other_name(node, view);
+        if !self.checks_name {
+            self.other_name = other_name.cloned();
+        }
         let is_only_member =
             record.state == State::Ready && record.nodes().into_iter().all(|other| other == node);
         let (id, own) = (here.api.cluster_id.as_str(), &view.uuid);
-        let failure = match (&record.cluster_uuid, recorded) {
+        let failure = match (&record.cluster_uuid, other_name.filter(|_| self.checks_name)) {
             (Some(recorded), _) if recorded != own => Failure::refused(format!(
                 "the server belongs to the cluster {own}, but `{id}` has the UUID {recorded}; nothing was changed"
             ))
@@ -261,7 +266,7 @@ fn check_name(
 }
 
 /// Decides the next step out of the cluster. [`Action::Done`]: this is the last active node, which cannot leave.
-fn next_action(view: &View, memory: &Memory, now: Instant) -> Action {
+fn next_action(view: &View, memory: &Memory, now: Instant, is_last_chance: bool) -> Action {
     let Some(this) = view.this() else {
         return Action::Wait("the server does not list itself yet".to_owned());
     };
@@ -281,7 +286,9 @@ fn next_action(view: &View, memory: &Memory, now: Instant) -> Action {
                 .to_owned(),
         );
     }
-    if let Some(action) = decision::obstacle(view, memory, now) {
+    // What stays on this machine is lost. Those that were failed over have copies, and are to be removed or to recover later.
+    let drops_failed_over = is_last_chance && view.can_lose(view.count_failed_over());
+    if let Some(action) = decision::obstacle(view, memory, now, drops_failed_over) {
         return action;
     }
     let failed_over = view.others().filter(|node| node.membership == Membership::FailedOver);
@@ -334,14 +341,23 @@ mod tests {
             ("a rebalance runs", View { is_rebalancing: true, ..view(failed(ME), active(OTHER), 0) }, Some("a rebalance runs")),
         ];
         for (what, view, reason) in cases {
-            match (next_action(&view, &memory, since + decision::DEAD_AFTER), reason) {
+            match (next_action(&view, &memory, since + decision::DEAD_AFTER, false), reason) {
                 (Action::Rebalance { .. }, None) => {}
                 (Action::Wait(why), Some(part)) if why.contains(part) => {}
                 (action, _) => panic!("{what}: {action:?}, not {reason:?}"),
             }
         }
         let never_in = view(added(ME), active(OTHER), 0);
-        let action = next_action(&never_in, &memory, since);
+        let action = next_action(&never_in, &memory, since, false);
         assert_eq!(action, Action::Eject("ns_1@10.0.0.1".to_owned()));
+
+        // Two Spot interruptions at once: the other node has been failed over for its own, and still runs.
+        for (replicas, is_last_chance, rebalances) in
+            [(1, true, true), (1, false, false), (0, true, false)]
+        {
+            let view = view(active(ME), failed(OTHER), replicas);
+            let action = next_action(&view, &memory, since, is_last_chance);
+            assert_eq!(matches!(action, Action::Rebalance { .. }), rebalances, "{action:?}");
+        }
     }
 }

@@ -103,7 +103,7 @@ pub(super) fn start(
     for node in removed.iter().filter(|_| is_started) {
         memory.removed.insert(node.clone());
         printer.warning(format_args!(
-            "`{node}` has been failed over and cannot be reached: the rebalance removes it"
+            "`{node}` has been failed over, and the other nodes have its data: the rebalance removes it"
         ));
     }
     (is_started, if is_started { "a rebalance runs" } else { "another rebalance runs" }.to_owned())

@@ -245,7 +245,7 @@ fn balance(
     if !is_in && this.recovery == Recovery::Delta && memory.is_delta_refused {
         return Some(recover(this, view, memory, now));
     }
-    if let Some(action) = obstacle(view, memory, now) {
+    if let Some(action) = obstacle(view, memory, now, false) {
         return Some(action);
     }
     let beginning = beginning(goal, view, memory, now);
@@ -276,7 +276,7 @@ fn beginning(goal: &Goal, view: &View, memory: &Memory, now: Instant) -> Option<
     let expected = goal.nodes?;
     let active = view.nodes.iter().filter(|node| node.membership == Membership::Active).count();
     let count = view.nodes.len();
-    if active > 1 || count == 1 {
+    if active > 1 || count == 1 || view.count_failed_over() > 0 {
         return None;
     }
     if count >= expected {
@@ -292,12 +292,18 @@ fn beginning(goal: &Goal, view: &View, memory: &Memory, now: Instant) -> Option<
 /// What keeps a rebalance from starting, or would make it remove a node that works.
 ///
 /// The server prepares every node except failed-over ones, and fails after 30 s if one does not answer. It removes failed-over
-/// nodes that are not marked for recovery, even if they are healthy again.
-pub fn obstacle(view: &View, memory: &Memory, now: Instant) -> Option<Action> {
+/// nodes that are not marked for recovery, even if they are healthy again; `drops_failed_over` accepts that.
+pub fn obstacle(
+    view: &View,
+    memory: &Memory,
+    now: Instant,
+    drops_failed_over: bool,
+) -> Option<Action> {
     view.others().find_map(|node| {
         let (name, is_well) = (&node.name, node.health != Health::Unhealthy);
         let is_dead = is_dead(node, memory, now);
         let why = match node.membership {
+            Membership::FailedOver if drops_failed_over => return None,
             Membership::FailedOver if is_well => format!(
                 "`{name}` has been failed over and is back: recover it or remove it in Couchbase Server; a rebalance now would remove it"
             ),

@@ -68,8 +68,14 @@ impl Departing {
     }
 
     /// One step out of the cluster. Succeeds when the node is out and the API knows, or does not answer for long.
-    pub(super) fn leave(&mut self, here: &Here, printer: &Printer) -> Result<(), Interrupt> {
+    pub(super) fn leave(
+        &mut self,
+        here: &Here,
+        is_last_chance: bool,
+        printer: &Printer,
+    ) -> Result<(), Interrupt> {
         if self.out_since.is_none() {
+            self.leaving.is_last_chance = is_last_chance;
             let left = self.leaving.round(here, printer);
             self.state.is_leaving |= self.leaving.is_on_its_way;
             if left?.is_none() {

@@ -197,10 +197,10 @@ impl<'r> Life<'r> {
         view: Option<&View>,
         is_healthy: bool,
     ) -> Result<Outcome, Interrupt> {
-        let ending = self.notice.as_ref().and_then(Notice::ending);
-        let fewest_replicas = match (ending, view) {
+        let is_ending = self.notice.as_ref().and_then(Notice::ending).is_some();
+        let fewest_replicas = match view {
             // An unknown answer counts as unsafe.
-            (Some(_), Some(_)) => self.up.here.server.fewest_replicas().unwrap_or(Some(0)),
+            Some(_) if is_ending => self.up.here.server.fewest_replicas().unwrap_or(Some(0)),
             _ => None,
         };
         let departure = self.departing.state;
@@ -232,7 +232,7 @@ impl<'r> Life<'r> {
                         "the time may not be enough to move this node's data, and the node is not failed over instead: {why}"
                     ));
                 }
-                self.departing.leave(&self.up.here, self.printer)?;
+                self.departing.leave(&self.up.here, is_ending, self.printer)?;
                 // It left by itself: no operator removed it.
                 (self.last, self.is_removal_unclear) = (None, false);
                 Ok(Outcome::Acted)
