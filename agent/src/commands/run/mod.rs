@@ -81,6 +81,10 @@ struct Life<'r> {
     is_api_away: bool,
     /// Whether the log tells that the API does not answer.
     is_outage_logged: bool,
+    /// Whether the node is well, and neither its server nor the API has refused anything.
+    lacks_nothing: bool,
+    /// When the secrets were last read.
+    secrets_read_at: Instant,
     /// Until when nothing is tried after a refusal.
     rest_until: Option<(Instant, String)>,
     pauses: Pauses,
@@ -133,6 +137,8 @@ impl<'r> Life<'r> {
             asked_at: None,
             is_api_away: false,
             is_outage_logged: false,
+            lacks_nothing: false,
+            secrets_read_at: Instant::now(),
             rest_until: None,
             pauses: Pauses::new(interval, Backoff::DEFAULT),
             printed: String::new(),
@@ -145,6 +151,7 @@ impl<'r> Life<'r> {
         loop {
             let pause = self.round();
             match reloads.recv_timeout(pause) {
+                Err(RecvTimeoutError::Timeout) if self.has_new_secrets() => self = self.reload(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => thread::sleep(pause),
                 Ok(()) => self = self.reload(),
@@ -186,7 +193,10 @@ impl<'r> Life<'r> {
                 why
             }
         };
-        self.publish(self.is_healthy(view.as_ref()), status, view);
+        let is_healthy = self.is_healthy(view.as_ref());
+        self.lacks_nothing =
+            is_healthy && cause == Cause::Idle && self.rest_until.is_none() && !self.is_api_away;
+        self.publish(is_healthy, status, view);
         let longest = LONGEST_PAUSE.min(self.up.interval * IDLE_INTERVALS);
         self.pauses.next(cause, fastrand::f64()).min(longest)
     }

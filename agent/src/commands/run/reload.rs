@@ -1,5 +1,7 @@
 //! What stays of a life when the options are read again.
 
+use std::time::{Duration, Instant};
+
 use cbbootstrap_cli::{
     command_line,
     failure::{Failure, one_line},
@@ -9,7 +11,12 @@ use super::{Life, systemd};
 use crate::{
     cli::{Cli, Command, RunArgs},
     config,
+    http::Deadline,
+    settings::{self, Here},
 };
+
+/// How often the secrets are read while the node lacks something.
+const SECRETS_AGE: Duration = Duration::from_secs(10);
 
 /// Reads the command line, the environment and the options file again.
 fn read_options() -> anyhow::Result<RunArgs> {
@@ -21,6 +28,26 @@ fn read_options() -> anyhow::Result<RunArgs> {
 }
 
 impl Life<'_> {
+    /// Whether the password or the cluster secret is now another one, while a server or the API may have refused the old one. Then the
+    /// options are read again as on SIGHUP.
+    pub(super) fn has_new_secrets(&mut self) -> bool {
+        if self.lacks_nothing || self.secrets_read_at.elapsed() < SECRETS_AGE {
+            return false;
+        }
+        self.secrets_read_at = Instant::now();
+        let here = &self.up.here;
+        let read = || {
+            let RunArgs { api, mut server, .. } = read_options()?;
+            server.node = Some(here.identity.node.clone());
+            settings::here(api, server, Deadline::never())
+        };
+        let token = |here: &Here| here.api.keys.as_ref().map(|keys| keys.token().to_owned());
+        read().is_ok_and(|new| {
+            new.peers.administrator.password != here.peers.administrator.password
+                || token(&new) != token(here)
+        })
+    }
+
     /// Begins a life with the options as they are now, unless they are not valid.
     pub(super) fn reload(self) -> Self {
         // READY=1 would end the start of a node that still joins.
