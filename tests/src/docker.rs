@@ -177,6 +177,11 @@ impl Machine {
         Ok(())
     }
 
+    /// The directory of its files.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
     /// Runs `docker` with these arguments.
     pub fn try_docker<A: AsRef<OsStr>>(&self, args: &[A]) -> Ended {
         Ended::of(&mut self.user.program(Path::new("docker"), args))

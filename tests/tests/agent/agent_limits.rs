@@ -1,13 +1,26 @@
 //! The agent's own time limits, of 30 s and 60 s. These tests start first, because the name of this module sorts first.
 
-use std::{mem, thread, time::Duration};
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
 
 use cbbootstrap_tests::{
-    agent::{Agents, LOGIN, fake_api, one_cluster, record, scene},
-    couchbase::{Node, Servers, Then},
-    process,
+    agent::{Agents, LOGIN, fake_api, one_cluster, record, scene, wait_for_cluster},
+    cli::write_private,
+    couchbase::{Membership, Node, Servers, Then},
+    http,
+    process::{self, wait_until},
+    server::Stub,
 };
 use serde_json::{Value, json};
+
+use crate::run::{BUCKET, assert_never, call, membership, otp, seconds, wait_for_failover};
 
 /// More than a hundred checks of the server.
 #[test]
@@ -153,4 +166,128 @@ fn a_dead_node_without_copies_is_not_removed() {
     let joiner = agents.up(&servers[3], &["--timeout", "70s"]);
     joiner.failed(3, "would remove it with data that may have no other copy");
     assert_eq!(servers.clusters()[0].nodes.len(), 4);
+}
+
+/// It cannot report itself that it left, and others would go on to join through it.
+#[test]
+fn dead_member_that_a_rebalance_removes_leaves_the_record() {
+    let (servers, agents) = scene(4);
+    let nodes = servers.nodes()[..3].iter();
+    let mut residents: Vec<_> =
+        nodes.map(|node| agents.stay(node, &["--nodes", "3"], &[])).collect();
+    for resident in &residents {
+        resident.wait_for("which has 3 nodes");
+    }
+    let dead = agents.first_node(&servers);
+    drop(residents.remove(dead.index()));
+    servers.auto_failover_after(Duration::from_millis(500));
+    dead.kill();
+    wait_for_failover(&servers, dead.index());
+    residents.push(agents.stay(&servers[3], &[], &[]));
+    let since = Instant::now();
+    let is_listed =
+        |record: &Value| record["nodes"].as_array().unwrap().contains(&json!(dead.address()));
+    // For a minute, it may come back.
+    while is_listed(&agents.record()) {
+        assert!(since.elapsed() < seconds(150), "{:#}", agents.record());
+        thread::sleep(seconds(1));
+    }
+    one_cluster(&servers, 3);
+    assert_ne!(agents.first_node(&servers).index(), dead.index());
+    wait_until("all others have reported", || {
+        agents.record()["nodes"].as_array().unwrap().len() == 3
+    });
+    // It joins again, although it knows its cluster for a moment: nobody has removed a living node.
+    servers.removed_nodes_remember_for(seconds(2), Duration::from_millis(500));
+    dead.restart();
+    residents.push(agents.stay(dead, &[], &[]));
+    wait_until("the node is out", || dead.is_blank());
+    dead.load_certificate();
+    wait_for_cluster(&servers, 4);
+}
+
+/// The first request may still take effect, so another node must not begin before it has inspected this one.
+#[test]
+fn node_whose_initialisation_broke_off_keeps_its_claim_after_refusals() {
+    let (servers, agents) = scene(1);
+    let (front, agents) = agents.with("CBBOOTSTRAP_LEASE", "10m").behind_front();
+    let calls = AtomicU32::new(0);
+    servers.on_request(move |seen| {
+        if seen.path != "/clusterInit" {
+            Then::Handle
+        } else if calls.fetch_add(1, Ordering::Relaxed) == 0 {
+            Then::Drop
+        } else {
+            Then::Refuse(400, r#"["refused for now"]"#.to_owned())
+        }
+    });
+    let resident = agents.stay(&servers[0], &[], &[]);
+    resident.wait_for("the server refuses to initialise the cluster");
+    resident.signal("HUP");
+    wait_until("it is refused again", || servers.count("/clusterInit") == 3);
+    let since = Instant::now();
+    while servers.count("/clusterInit") < 4 {
+        assert!(since.elapsed() < seconds(90), "{}", resident.log());
+        thread::sleep(seconds(1));
+    }
+    let gives_up = |path: &str| front.requests().iter().any(|request| request.path == path);
+    assert_never("the claim is given up", || gives_up("/cluster/leave"));
+    assert_eq!(agents.record()["generation"], 1);
+    // A life prints what is known once.
+    let log = resident.log();
+    for line in ["server: ", "claim: ", "the server refuses to initialise the cluster"] {
+        assert_eq!(log.matches(line).count(), 2, "{line}: {log}");
+    }
+}
+
+#[test]
+fn each_outage_of_the_api_is_logged_with_its_end() {
+    let (servers, agents) = scene(1);
+    agents.up(&servers[0], &[]).document();
+    let (api, is_away) = (agents.api.clone(), Arc::new(AtomicBool::new(true)));
+    let fails = Arc::clone(&is_away);
+    let front = Stub::start(move |request| {
+        if fails.load(Ordering::Relaxed) {
+            return (503, String::new());
+        }
+        let answer = http::post(&api, &request.path, &request.body).unwrap();
+        (answer.status, answer.body)
+    });
+    let agents = agents.with("CBBOOTSTRAP_API", &front.url);
+    let resident = agents.stay(&servers[0], &[], &[]);
+    resident.wait_for("warning: ");
+    is_away.store(false, Ordering::Relaxed);
+    let since = Instant::now();
+    while !resident.log().contains("the API answers again") {
+        assert!(since.elapsed() < seconds(90), "{}", resident.log());
+        thread::sleep(seconds(1));
+    }
+    let log = resident.log();
+    assert_eq!(log.matches("warning: ").count(), 1, "{log}");
+}
+
+/// The server refuses the agent meanwhile, but it runs: people who fail its node over then decide that.
+#[test]
+fn changed_password_is_read_again_and_failover_before_it_is_respected() {
+    let (servers, agents) = scene(3);
+    let file = agents.user.home.path().join("password");
+    let password_file = file.display().to_string();
+    write_private(&file, LOGIN.1);
+    let agents =
+        agents.without("CB_REST_PASSWORD").with("CBBOOTSTRAP_PASSWORD_FILE", &password_file);
+    let options = [&BUCKET[..], &["--nodes", "3"]].concat();
+    let residents = agents.all_stay(&servers, &options);
+    let new = (LOGIN.0, "another horse");
+    let login = [("username", new.0), ("password", new.1), ("port", "SAME")];
+    call(&servers[0], "/settings/web", &login);
+    let failed_over = [("otpNode", &*otp(&servers[2]))];
+    let answer = servers[0].call("POST", "/controller/failOver", &failed_over, Some(new));
+    assert_eq!(answer.unwrap().status, 200);
+    residents[2].wait_for("another user name or password");
+
+    write_private(&file, new.1);
+    residents[0].wait_for("reload: the options were read again");
+    residents[2].wait_for("recover it, or rebalance it out, in Couchbase Server");
+    assert_never("it recovers", || membership(&servers, 2) != Some(Membership::InactiveFailed));
+    assert_eq!(servers.count("/controller/setRecoveryType"), 0);
 }

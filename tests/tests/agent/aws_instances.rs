@@ -315,6 +315,7 @@ fn instances_become_one_cluster_shrink_and_are_replaced() {
 }
 
 #[test]
+#[ignore = "takes two minutes"]
 fn spot_interruption_reboot_and_rolling_update_keep_the_cluster() {
     let Some(scene) = Scene::share() else { return };
     let api = Api::start();
@@ -365,6 +366,7 @@ fn spot_interruption_reboot_and_rolling_update_keep_the_cluster() {
 const OUTAGE: Duration = Duration::from_secs(65);
 
 #[test]
+#[ignore = "takes two minutes"]
 fn nodes_become_one_cluster_after_long_outage_of_api() {
     let Some(scene) = Scene::share() else { return };
     let api = Api::start();

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod agent_kills;
 mod agent_limits;
 mod aws_instances;
 mod cli;

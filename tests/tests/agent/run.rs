@@ -27,23 +27,23 @@ use cbbootstrap_tests::{
     server::Stub,
 };
 use rlimit::{Resource, prlimit};
-use serde_json::{Value, json};
+use serde_json::json;
 
-fn call(node: &Node, path: &str, form: &[(&str, &str)]) {
+pub fn call(node: &Node, path: &str, form: &[(&str, &str)]) {
     let answer = node.call("POST", path, form, Some(LOGIN)).unwrap();
     assert!(answer.status < 300, "{path}: {answer:?}");
 }
 
-fn otp(node: &Node) -> String {
+pub fn otp(node: &Node) -> String {
     format!("ns_1@{}", node.address())
 }
 
-fn membership(servers: &Servers, index: usize) -> Option<Membership> {
+pub fn membership(servers: &Servers, index: usize) -> Option<Membership> {
     let cluster = servers.clusters().into_iter().max_by_key(|cluster| cluster.nodes.len())?;
     cluster.nodes.iter().find(|node| node.index == index).map(|node| node.membership)
 }
 
-fn wait_for_failover(servers: &Servers, index: usize) {
+pub fn wait_for_failover(servers: &Servers, index: usize) {
     wait_until("the node is failed over", || {
         membership(servers, index) == Some(Membership::InactiveFailed)
     });
@@ -59,13 +59,13 @@ fn count(servers: &Servers, path: &str, field: (&str, &str)) -> usize {
     sent.count()
 }
 
-fn seconds(seconds: u64) -> Duration {
+pub fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 /// Asserts that something does not happen for two seconds, which is four checks of an idle agent.
 #[track_caller]
-fn assert_never(what: &str, happens: impl Fn() -> bool) {
+pub fn assert_never(what: &str, happens: impl Fn() -> bool) {
     let since = Instant::now();
     while since.elapsed() < seconds(2) {
         assert!(!happens(), "{what}");
@@ -73,7 +73,7 @@ fn assert_never(what: &str, happens: impl Fn() -> bool) {
     }
 }
 
-const BUCKET: [&str; 2] = ["--bucket", "app:100:1"];
+pub const BUCKET: [&str; 2] = ["--bucket", "app:100:1"];
 
 #[test]
 fn nodes_join_stay_and_remain_members_after_sigterm() {
@@ -649,44 +649,6 @@ fn recovery_waits_while_another_node_is_down() {
     wait_for_cluster(&servers, 4);
 }
 
-/// It cannot report itself that it left, and others would go on to join through it.
-#[test]
-fn dead_member_that_a_rebalance_removes_leaves_the_record() {
-    let (servers, agents) = scene(4);
-    let nodes = servers.nodes()[..3].iter();
-    let mut residents: Vec<_> =
-        nodes.map(|node| agents.stay(node, &["--nodes", "3"], &[])).collect();
-    for resident in &residents {
-        resident.wait_for("which has 3 nodes");
-    }
-    let dead = agents.first_node(&servers);
-    drop(residents.remove(dead.index()));
-    servers.auto_failover_after(Duration::from_millis(500));
-    dead.kill();
-    wait_for_failover(&servers, dead.index());
-    residents.push(agents.stay(&servers[3], &[], &[]));
-    let since = Instant::now();
-    let is_listed =
-        |record: &Value| record["nodes"].as_array().unwrap().contains(&json!(dead.address()));
-    // For a minute, it may come back.
-    while is_listed(&agents.record()) {
-        assert!(since.elapsed() < seconds(150), "{:#}", agents.record());
-        std::thread::sleep(seconds(1));
-    }
-    one_cluster(&servers, 3);
-    assert_ne!(agents.first_node(&servers).index(), dead.index());
-    wait_until("all others have reported", || {
-        agents.record()["nodes"].as_array().unwrap().len() == 3
-    });
-    // It joins again, although it knows its cluster for a moment: nobody has removed a living node.
-    servers.removed_nodes_remember_for(seconds(2), Duration::from_millis(500));
-    dead.restart();
-    residents.push(agents.stay(dead, &[], &[]));
-    wait_until("the node is out", || dead.is_blank());
-    dead.load_certificate();
-    wait_for_cluster(&servers, 4);
-}
-
 #[test]
 fn two_failed_over_nodes_recover_without_removing_each_other() {
     let (servers, agents) = scene(5);
@@ -895,32 +857,6 @@ fn restarted_member_is_ready_although_the_api_refuses() {
         assert!(since.elapsed() < seconds(45), "{}", resident.log());
     }
     resident.wait_for("returned status 403");
-}
-
-#[test]
-fn each_outage_of_the_api_is_logged_with_its_end() {
-    let (servers, agents) = scene(1);
-    agents.up(&servers[0], &[]).document();
-    let (api, is_away) = (agents.api.clone(), Arc::new(AtomicBool::new(true)));
-    let fails = Arc::clone(&is_away);
-    let front = Stub::start(move |request| {
-        if fails.load(Ordering::Relaxed) {
-            return (503, String::new());
-        }
-        let answer = http::post(&api, &request.path, &request.body).unwrap();
-        (answer.status, answer.body)
-    });
-    let agents = agents.with("CBBOOTSTRAP_API", &front.url);
-    let resident = agents.stay(&servers[0], &[], &[]);
-    resident.wait_for("warning: ");
-    is_away.store(false, Ordering::Relaxed);
-    let since = Instant::now();
-    while !resident.log().contains("the API answers again") {
-        assert!(since.elapsed() < seconds(90), "{}", resident.log());
-        std::thread::sleep(seconds(1));
-    }
-    let log = resident.log();
-    assert_eq!(log.matches("warning: ").count(), 1, "{log}");
 }
 
 #[test]
@@ -1222,40 +1158,6 @@ fn first_node_that_cannot_begin_yet_waits_and_stays() {
     elsewhere.wait_for("  `192.0.2.10` is not an address of this host");
     assert_eq!(elsewhere.end().0, Some(0));
     assert!(servers[0].is_blank() && agents.record().is_null());
-}
-
-/// The first request may still take effect, so another node must not begin before it has inspected this one.
-#[test]
-fn node_whose_initialisation_broke_off_keeps_its_claim_after_refusals() {
-    let (servers, agents) = scene(1);
-    let (front, agents) = agents.with("CBBOOTSTRAP_LEASE", "10m").behind_front();
-    let calls = AtomicU32::new(0);
-    servers.on_request(move |seen| {
-        if seen.path != "/clusterInit" {
-            Then::Handle
-        } else if calls.fetch_add(1, Ordering::Relaxed) == 0 {
-            Then::Drop
-        } else {
-            Then::Refuse(400, r#"["refused for now"]"#.to_owned())
-        }
-    });
-    let resident = agents.stay(&servers[0], &[], &[]);
-    resident.wait_for("the server refuses to initialise the cluster");
-    resident.signal("HUP");
-    wait_until("it is refused again", || servers.count("/clusterInit") == 3);
-    let since = Instant::now();
-    while servers.count("/clusterInit") < 4 {
-        assert!(since.elapsed() < seconds(90), "{}", resident.log());
-        std::thread::sleep(seconds(1));
-    }
-    let gives_up = |path: &str| front.requests().iter().any(|request| request.path == path);
-    assert_never("the claim is given up", || gives_up("/cluster/leave"));
-    assert_eq!(agents.record()["generation"], 1);
-    // A life prints what is known once.
-    let log = resident.log();
-    for line in ["server: ", "claim: ", "the server refuses to initialise the cluster"] {
-        assert_eq!(log.matches(line).count(), 2, "{line}: {log}");
-    }
 }
 
 #[test]

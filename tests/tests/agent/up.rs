@@ -20,13 +20,13 @@ use cbbootstrap_tests::{
     http,
     instance::Instance,
     process, programs,
-    proxy::{Fault, Proxy},
+    proxy::Proxy,
 };
 use serde_json::{Value, json};
 
 /// All nodes are active members of the one balanced cluster, and the API knows them.
 #[track_caller]
-fn assert_one_cluster(agents: &Agents, servers: &Servers, count: usize) {
+pub fn assert_one_cluster(agents: &Agents, servers: &Servers, count: usize) {
     let cluster = one_cluster(servers, count);
     let record = agents.record();
     assert_eq!(record["state"], "ready", "{record}");
@@ -152,6 +152,7 @@ fn twenty_nodes_share_rebalances() {
 }
 
 #[test]
+#[ignore = "takes 25 s of a processor; `just bench agent` has a hundred nodes, too"]
 fn a_hundred_nodes_become_one_cluster() {
     let servers = Servers::start(100);
     servers.rebalance_takes(Duration::from_secs(3));
@@ -168,6 +169,36 @@ fn a_hundred_nodes_become_one_cluster() {
         cluster.rebalances.len(),
         cluster.refused.len()
     );
+}
+
+/// While authorities are replaced, some members may still have a certificate of the other one. Two nodes, because their names decide which
+/// member each asks first.
+#[test]
+fn member_that_cannot_be_verified_is_skipped() {
+    let (servers, strangers) = (Servers::start(3), Servers::start(1));
+    let agents = Agents::with_new_api(&servers);
+    agents.up(&servers[0], &[]).ended_with(0);
+    let stranger = json!({
+        "cluster_id": "demo",
+        "node_ip_addr_or_hostname": strangers[0].address(),
+        "cluster_uuid": servers.clusters()[0].uuid,
+    });
+    let reported = http::post(&agents.api, "/cluster/ready", &stranger.to_string()).unwrap();
+    assert_eq!(reported.status, 200, "{reported:?}");
+    agents.join(&servers.nodes()[1..], &[]);
+    one_cluster(&servers, 3);
+}
+
+#[test]
+fn server_is_not_reported_under_second_name() {
+    let (servers, agents) = scene(1);
+    agents.up(&servers[0], &[]).ended_with(0);
+    let name = servers[0].address();
+    agents
+        .up(&servers[0], &["--node", "127.9.9.9"])
+        .failed(5, &format!("the API knows this server as `{name}`"));
+    let record = agents.record();
+    assert_eq!(record["nodes"], json!([name]), "{record}");
 }
 
 /// A member adds one node at a time.
@@ -414,57 +445,6 @@ fn lost_answers_and_errors_are_survived() {
     }
 }
 
-/// An agent that is killed at whichever request, and run again, comes to the same end.
-#[test]
-fn an_agent_may_be_killed_at_every_step() {
-    let api = Api::start();
-    thread::scope(|scope| {
-        // Before the request is handled, and after: the caller gets no answer in both cases.
-        for then in [Then::Drop, Then::Handle] {
-            for is_first in [true, false] {
-                let (api, then) = (&api, then.clone());
-                scope.spawn(move || kill_at_every_request(api, &then, is_first));
-            }
-        }
-    });
-}
-
-/// Kills the agent of the first node, or of a joiner, at its first request, at its second, and so on.
-fn kill_at_every_request(api: &Api, then: &Then, is_first: bool) {
-    let options = ["--bucket", "app:256", "--server-group", "rack"];
-    let mut at = 1;
-    loop {
-        let servers = Servers::start(2);
-        let cluster_id = format!("{is_first}-{at}-{then:?}");
-        let agents = Agents::new(&api.local.endpoint, &cluster_id, &servers);
-        let node = &servers[usize::from(!is_first)];
-        if !is_first {
-            agents.up(&servers[0], &options).document();
-        }
-        let victim = agents.start(node, &options);
-        let (id, then) = (victim.id().to_string(), then.clone());
-        let mut number = 0;
-        servers.on_request(move |_| {
-            number += 1;
-            if number == at {
-                process::kill("KILL", &id);
-                return then.clone();
-            }
-            Then::Handle
-        });
-        let was_killed = victim.end().status.is_none();
-        servers.on_request(|_| Then::Handle);
-        agents.up(node, &options).document();
-        assert_one_cluster(&agents, &servers, if is_first { 1 } else { 2 });
-        assert_eq!(servers.clusters()[0].buckets, ["app"]);
-        if !was_killed {
-            break;
-        }
-        at += 1;
-    }
-    assert!(at > 5, "only {at} requests");
-}
-
 #[test]
 fn a_node_leaves_and_its_data_stays() {
     let (servers, agents) = scene(3);
@@ -647,39 +627,6 @@ fn the_last_node_does_not_leave() {
     assert_eq!(servers.clusters().len(), 2);
 }
 
-/// After an agent was killed while leaving, a second `leave` completes it.
-#[test]
-fn an_agent_may_be_killed_at_every_step_of_leaving() {
-    let api = Api::start();
-    let mut at = 1;
-    loop {
-        let servers = Servers::start(2);
-        let cluster_id = format!("leaver-{at}");
-        let agents = Agents::new(&api.local.endpoint, &cluster_id, &servers);
-        agents.join(servers.nodes(), &[]);
-        let victim = agents.command(&servers[1], &["leave"]).spawn().unwrap();
-        let id = victim.id().to_string();
-        let mut number = 0;
-        servers.on_request(move |_| {
-            number += 1;
-            if number == at {
-                process::kill("KILL", &id);
-            }
-            Then::Handle
-        });
-        let was_killed = Ended::of_child(victim).status.is_none();
-        servers.on_request(|_| Then::Handle);
-        agents.run(&servers[1], &["leave"]).ended_with(0);
-        assert!(servers[1].is_blank());
-        assert_one_cluster(&agents, &servers, 1);
-        if !was_killed {
-            break;
-        }
-        at += 1;
-    }
-    assert!(at > 4, "only {at} requests");
-}
-
 /// A server that starts late, hangs, or fails for a while is waited for.
 #[test]
 fn a_server_that_is_not_well_is_waited_for() {
@@ -734,36 +681,6 @@ fn a_first_node_that_comes_back_late_continues() {
     assert_eq!(document["generation"], 1);
     agents.up(&servers[1], &[]).document();
     assert_one_cluster(&agents, &servers, 2);
-}
-
-/// As above, but at the calls of the API: the API handles them, and the agent dies before it gets the answer.
-#[test]
-fn an_agent_may_be_killed_at_every_call_of_the_api() {
-    let api = Api::start();
-    let proxy = Proxy::before(&api.local.endpoint);
-    for role in 0..2 {
-        let mut at = 1;
-        loop {
-            let servers = Servers::start(2);
-            let agents = Agents::new(&proxy.url, &format!("{role}-{at}"), &servers);
-            for node in &servers.nodes()[..role] {
-                agents.up(node, &[]).document();
-            }
-            proxy.reset();
-            proxy.fault_at(at, Fault::Kill);
-            let victim = agents.start(&servers[role], &[]);
-            proxy.target(victim.id());
-            let was_killed = victim.end().status.is_none();
-            proxy.reset();
-            agents.up(&servers[role], &[]).document();
-            assert_one_cluster(&agents, &servers, role + 1);
-            if !was_killed {
-                break;
-            }
-            at += 1;
-        }
-        assert!(at >= 3, "only {at} calls");
-    }
 }
 
 /// A first node that cannot continue gives up its claim, so others do not wait for its lease.
