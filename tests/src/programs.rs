@@ -40,6 +40,11 @@ pub fn bootstrap() -> PathBuf {
     built().join("bootstrap")
 }
 
+/// This program's profile.
+fn profile() -> &'static str {
+    if built_with_this().ends_with("release") { "release" } else { "dev" }
+}
+
 /// The directory of the programs, built with this one's profile.
 ///
 /// They are copies, because [`carrying`] makes cargo replace its own.
@@ -47,11 +52,10 @@ fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let directory = built_with_this();
-        let profile = if directory.ends_with("release") { "release" } else { "dev" };
         let copies = directory.join("tested");
         fs::create_dir_all(&copies).expect("the target directory can be written");
         let _lock = lock();
-        build(&["--workspace", "--bins", "--profile", profile]);
+        build(&["--workspace", "--bins", "--profile", profile()]);
         for program in ["cbbootstrap", "cbbootstrap-agent", "bootstrap", "couchbase-standin"] {
             copy(&directory.join(program), &copies.join(program));
         }
@@ -93,15 +97,26 @@ pub fn released_agent() -> PathBuf {
     target().join("lambda/cbbootstrap-agent")
 }
 
+/// The command `cbbootstrap` without a function, built with the options of `scripts/release`, which takes minutes.
+pub fn released_cbbootstrap() -> PathBuf {
+    let released = target().join("released");
+    let directory = released.to_str().expect("the target directory's name is UTF-8");
+    let args = ["--release", "--package", "cbbootstrap", "--target-dir", directory];
+    build_with(&args, &[("RUSTFLAGS", "-Cforce-unwind-tables=no")]);
+    released.join("release/cbbootstrap")
+}
+
 /// The command `cbbootstrap` with this zip inside.
 pub fn carrying(zip: &str) -> PathBuf {
     let program = built().join("cbbootstrap-carrying");
     let _lock = lock();
     // With another profile for this package, cargo keeps both builds of it.
-    let bins = ["--workspace", "--bins", "--config", "profile.dev.package.cbbootstrap.debug=false"];
-    build_with(&bins, &[("CBBOOTSTRAP_FUNCTION_ZIP", zip)]);
+    let profile = profile();
+    let bins = ["--workspace", "--bins", "--profile", profile];
+    let other = format!("profile.{profile}.package.cbbootstrap.debug={}", profile == "release");
+    build_with(&[&bins[..], &["--config", &other]].concat(), &[("CBBOOTSTRAP_FUNCTION_ZIP", zip)]);
     copy(&built_with_this().join("cbbootstrap"), &program);
-    build(&["--workspace", "--bins"]);
+    build(&bins);
     program
 }
 

@@ -45,7 +45,7 @@ fn main() -> Result<()> {
     let round_trips = round_trips::measure(&code, &changed, RUNS);
     let ends = end::measure(&code, &changed);
     let start = start();
-    let size = fs::metadata(programs::cbbootstrap())?.len();
+    let size = fs::metadata(programs::released_cbbootstrap())?.len();
 
     let mut report = Report::new("deploy", versions());
     report.text(format!(
