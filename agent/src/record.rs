@@ -126,12 +126,9 @@ impl ClusterRecord {
     /// The node under which the record lists the server with this view, if that is another one: its host got another name, or its agent
     /// another `--node`.
     pub fn other_name(&self, node: &Node, view: &View) -> Option<&Node> {
-        let this = view.this()?;
-        let is_listed_as = |name: &Node| {
-            let uuid = self.member(name).and_then(|member| member.node_uuid.as_ref());
-            name.host().to_string() == this.name || uuid.is_some() && uuid == this.uuid.as_ref()
-        };
-        self.nodes().into_iter().find(|other| *other != node && is_listed_as(other))
+        let name = &view.this()?.name;
+        // Servers of one image may have one UUID.
+        self.nodes().into_iter().find(|other| *other != node && other.host().to_string() == *name)
     }
 
     /// The nodes to join through or to connect to: the initial node, then the other members.
