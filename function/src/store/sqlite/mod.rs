@@ -28,7 +28,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use self::{
     clock::Clock,
-    records::{CLOCK, TABLES, VERSION, VERSION_WITHOUT_CLOCK},
+    records::{CLOCK, TABLES, VERSION},
     writer::Writer,
 };
 use super::{Error, Page, Row, Store, tombstone};
@@ -80,15 +80,12 @@ impl Sqlite {
         keeps_time: bool,
     ) -> Result<Self, Error> {
         match version(&connection)? {
-            VERSION => (),
+            VERSION | 3 => (),
             0 => return Err(Error::Failed("it is not a database of cbbootstrap".into())),
-            VERSION_WITHOUT_CLOCK => {
-                let why = "an earlier version of cbbootstrap made it, and `cbbootstrap serve` converts it";
-                return Err(Error::Unavailable(why.into()));
-            }
             _ => return Err(Error::Failed("it was made by another version of cbbootstrap".into())),
         }
-        let clock = Clock::start(time_of_day, records::latest_time(&connection)?);
+        let latest = records::latest_time(&connection)?.unwrap_or(time_of_day);
+        let clock = Clock::start(time_of_day, latest);
         Ok(Self(Arc::new(Database {
             path: path.to_owned(),
             clock,
@@ -297,23 +294,22 @@ fn version(connection: &Connection) -> rusqlite::Result<i32> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-/// Creates the tables in an empty database, or those that an earlier version did not have.
+/// Creates the tables in an empty database, or the one that an earlier version did not have.
 fn set_up(connection: &mut Connection, time_of_day: Timestamp) -> Result<(), Error> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // Without a lock, because another process may be writing.
-    if version(connection)? == VERSION {
+    if records::latest_time(connection)?.is_some() {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let is_empty = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)";
-    let is_empty = transaction.query_row(is_empty, [], |row| row.get(0))?;
-    if is_empty {
+    if transaction.query_row(is_empty, [], |row| row.get(0))? {
         transaction.execute_batch(TABLES)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
     }
-    if is_empty || version(&transaction)? == VERSION_WITHOUT_CLOCK {
+    if version(&transaction)? == VERSION && records::latest_time(&transaction)?.is_none() {
         transaction.execute_batch(CLOCK)?;
         transaction.execute("INSERT INTO clock VALUES (?)", [time_of_day.as_second()])?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
     }
     Ok(transaction.commit()?)
 }

@@ -10,8 +10,10 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Error, OptionalExtension, Result, Row, types::Type};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// The version of the tables, in the database's `user_version`.
-pub const VERSION: i32 = 3;
+/// The version of the tables, in the database's `user_version`. It changes only if an earlier version of cbbootstrap would do harm to the
+/// database, so that people can go back to that version. Another table does none. The next version is 4, because development builds made 3
+/// with these tables.
+pub const VERSION: i32 = 2;
 
 pub const TABLES: &str = "
     CREATE TABLE clusters (cluster_id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -23,15 +25,19 @@ pub const TABLES: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
-/// The version without this table.
-pub const VERSION_WITHOUT_CLOCK: i32 = 2;
-
+/// cbbootstrap 0.1.0 did not have this table.
 pub const CLOCK: &str = "CREATE TABLE clock (seconds INTEGER NOT NULL) STRICT";
 
-/// The time of the latest change.
-pub fn latest_time(connection: &Connection) -> Result<Timestamp> {
+/// The time of the latest change; `None` without the table.
+pub fn latest_time(connection: &Connection) -> Result<Option<Timestamp>> {
+    let exists = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'clock')";
+    if !connection.query_row(exists, [], |row| row.get(0))? {
+        return Ok(None);
+    }
     let seconds = connection.query_row("SELECT seconds FROM clock", [], |row| row.get(0))?;
-    Timestamp::from_second(seconds).map_err(|_| Error::IntegralValueOutOfRange(0, seconds))
+    Timestamp::from_second(seconds)
+        .map(Some)
+        .map_err(|_| Error::IntegralValueOutOfRange(0, seconds))
 }
 
 /// Saves the time of a change: at most once a second.

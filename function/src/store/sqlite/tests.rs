@@ -190,18 +190,27 @@ async fn leases_and_records_end_by_the_clock_of_the_database() {
     }
 }
 
+/// So that people can go back to an earlier version of cbbootstrap, which refuses other numbers.
 #[tokio::test]
-async fn a_database_without_a_clock_gets_one() {
+async fn a_database_without_a_clock_gets_one_and_keeps_its_version() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("clusters.db");
     let store = Sqlite::create(&file).unwrap();
     store.claim(&claim("c", "a", store.now())).await.unwrap();
     drop(store);
     let other = Connection::open(&file).unwrap();
-    other.execute_batch("DROP TABLE clock; PRAGMA user_version = 2").unwrap();
+    assert_eq!(version(&other).unwrap(), 2);
+    other.execute_batch("DROP TABLE clock").unwrap();
+    assert!(Sqlite::open(&file).unwrap().find("c").unwrap().is_some());
+    assert_eq!(records::latest_time(&other).unwrap(), None, "only a server keeps the time");
     let store = Sqlite::create(&file).unwrap();
     let (claimed, _) = store.claim(&claim("c", "b", store.now())).await.unwrap();
     assert_eq!(claimed, Claimed::Joined);
+    assert!(records::latest_time(&other).unwrap().is_some());
+    assert_eq!(version(&other).unwrap(), 2);
+    // As development builds made it.
+    other.pragma_update(None, "user_version", 3).unwrap();
+    assert!(Sqlite::create(&file).is_ok());
 }
 
 #[test]
