@@ -1,6 +1,6 @@
 //! Shared by the command-line programs `cbbootstrap` and `cbbootstrap-agent`.
 //!
-//! - [`text`]: byte-order marks, line ends and hidden characters
+//! - [`text`]: byte-order marks, line ends and hidden characters, and words for a shell
 //! - [`environment`]: environment variables
 //! - [`color`]: colours on terminals
 //! - [`command_line`]: options from the command line, the environment and a file

@@ -1,4 +1,4 @@
-//! Text from files, variables and servers: byte-order marks, line ends and hidden characters.
+//! Text from files, variables and servers: byte-order marks, line ends and hidden characters, and words for a shell.
 
 use std::{fs, io, path::Path};
 
@@ -71,6 +71,32 @@ pub fn escape_hidden(text: &str) -> String {
     escaped
 }
 
+/// Quotes a word for a shell, whatever it contains.
+pub fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    // A space is visible between quotes.
+    let is_hidden = |c: char| c != ' ' && is_hidden(c);
+    if word.chars().any(is_hidden) {
+        // In the form of Bash and zsh.
+        let escaped = word.chars().map(|c| match c {
+            '\\' | '\'' => format!("\\{c}"),
+            c if is_hidden(c) => format!("\\U{:08x}", u32::from(c)),
+            c => c.to_string(),
+        });
+        return format!("$'{}'", escaped.collect::<String>());
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// The text for a shell as an argument that is not an option, even if it looks like one.
+pub fn shell_argument(text: &str) -> String {
+    let end_of_options = if text.starts_with('-') { "-- " } else { "" };
+    format!("{end_of_options}{}", shell_word(text))
+}
+
 /// The most characters of a text that are printed: a server may answer with megabytes.
 const MOST_CHARACTERS: usize = 4000;
 
@@ -100,6 +126,22 @@ mod tests {
             ("a\u{a0}b\u{2028}c", "a b c"),
         ] {
             assert_eq!(printable(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        for (text, expected) in [
+            ("arn:aws:ec2:us-east-1:1:vpc/vpc-1", "arn:aws:ec2:us-east-1:1:vpc/vpc-1"),
+            ("", "''"),
+            ("a;b", "'a;b'"),
+            ("$HOME", "'$HOME'"),
+            ("it's", r"'it'\''s'"),
+            ("a\u{1b}", r"$'a\U0000001b'"),
+            ("-rf", "-- -rf"),
+            ("-a&b", "-- '-a&b'"),
+        ] {
+            assert_eq!(shell_argument(text), expected);
         }
     }
 

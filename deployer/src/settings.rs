@@ -7,9 +7,12 @@ use std::{
     time::Duration,
 };
 
-use cbbootstrap_cli::{failure::Problems, values::duration};
+use cbbootstrap_cli::{
+    failure::Problems,
+    text::{shell_argument, shell_word},
+    values::duration,
+};
 use cbbootstrap_function::table::DEFAULT_TABLE_NAME;
-use cbbootstrap_protocol::names::is_hidden;
 use clap::{ArgAction, Args, Command, Id};
 use serde::Serialize;
 
@@ -443,11 +446,7 @@ impl RecordsArgs {
 
     /// A command line for one cluster of these records, in hints.
     pub fn command_for(&self, command: &str, cluster_id: &str) -> String {
-        // An ID can look like an option.
-        let end_of_options = cluster_id.starts_with('-').then_some("--");
-        let rest: Vec<_> =
-            end_of_options.into_iter().chain([cluster_id]).map(str::to_owned).collect();
-        self.command(command, &rest)
+        format!("{} {}", self.command(command, &[]), shell_argument(cluster_id))
     }
 
     /// A command line for these records, in hints. `rest` is what follows the command.
@@ -471,26 +470,6 @@ fn command_line(
     let options = options.into_iter().filter_map(|(option, value)| Some([option.into(), value?]));
     let words = options.flatten().chain(rest.iter().cloned()).map(|word| shell_word(&word));
     [format!("cbbootstrap {command}")].into_iter().chain(words).collect::<Vec<_>>().join(" ")
-}
-
-/// Quotes a word for a shell, whatever it contains.
-pub fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    // A space is visible between quotes.
-    let is_hidden = |c: char| c != ' ' && is_hidden(c);
-    if word.chars().any(is_hidden) {
-        // In the form of Bash and zsh.
-        let escaped = word.chars().map(|c| match c {
-            '\\' | '\'' => format!("\\{c}"),
-            c if is_hidden(c) => format!("\\U{:08x}", u32::from(c)),
-            c => c.to_string(),
-        });
-        return format!("$'{}'", escaped.collect::<String>());
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]

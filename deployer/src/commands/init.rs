@@ -6,12 +6,13 @@ use std::{
     path::Path,
 };
 
+use cbbootstrap_cli::text::shell_word;
+
 use crate::{
     cli::InitArgs,
     config::{FILE, SAMPLE},
     failure::Failure,
     printer::Printer,
-    settings::shell_word,
 };
 
 /// Writes the file. One that is there stays as it is.

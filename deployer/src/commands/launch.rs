@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use cbbootstrap_cli::text::shell_word;
 use serde::Serialize;
 
 use crate::{
@@ -17,9 +18,7 @@ use crate::{
     origin::introduce,
     package::{AGENT, ArtifactSource, BuildArgs, BuilderChoice},
     printer::Printer,
-    settings::{
-        Place, StackOptions, TableArgs, Target, check_regions, check_tags, map, shell_word,
-    },
+    settings::{Place, StackOptions, TableArgs, Target, check_regions, check_tags, map},
     signals::Signals,
     stack::Stack,
     template::{self, CLUSTER_TEMPLATE},

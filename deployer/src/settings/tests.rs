@@ -267,7 +267,6 @@ fn a_command_about_the_same_records_can_be_pasted() {
         let command = records(options, None).command("list", &[rest.to_owned()]);
         assert_eq!(command, expected);
     }
-    assert_eq!(shell_word(""), "''");
 }
 
 #[test]

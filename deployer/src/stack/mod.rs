@@ -8,6 +8,7 @@ pub mod pace;
 
 use std::collections::BTreeMap;
 
+use cbbootstrap_cli::text::shell_word;
 use jiff::{SignedDuration, Timestamp};
 
 use StackStatus as S;
@@ -204,7 +205,9 @@ impl Stack {
         }
         // A stack that cannot be deployed cannot be deployed without protection either.
         let deploy = match self.cluster_id().filter(|_| self.is_good()) {
-            Some(id) => format!(", as `cbbootstrap launch {id} … --protect=false` does"),
+            Some(id) => {
+                format!(", as `cbbootstrap launch {} … --protect=false` does", shell_word(id))
+            }
             None if self.is_good() => ", as `cbbootstrap deploy … --protect=false` does".to_owned(),
             None => String::new(),
         };

@@ -345,12 +345,16 @@ fn a_first_node_that_lost_its_disk_is_sent_to_the_other_members() {
 /// The way out is named: the record outlived its cluster.
 #[test]
 fn unreachable_members_are_named_with_a_hint() {
-    let (servers, agents) = scene(2);
-    agents.up(&servers[0], &[]).document();
-    servers[0].kill();
-    let up = agents.up(&servers[1], &["--timeout", "2s"]);
-    assert_eq!(up.status, Some(3), "{up}");
-    assert!(up.stderr.contains("`cbbootstrap cluster forget demo`"), "{up}");
+    for (id, in_a_shell) in [("demo", "demo"), ("-a;b", "-- '-a;b'")] {
+        let (servers, agents) = scene(2);
+        let agents = agents.with("CBBOOTSTRAP_CLUSTER_ID", id);
+        agents.up(&servers[0], &[]).document();
+        servers[0].kill();
+        let up = agents.up(&servers[1], &["--timeout", "2s"]);
+        assert_eq!(up.status, Some(3), "{up}");
+        let command = format!("`cbbootstrap cluster forget {in_a_shell}`");
+        assert!(up.stderr.contains(&command), "{up}");
+    }
 }
 
 #[test]

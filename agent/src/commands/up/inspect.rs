@@ -2,7 +2,7 @@
 
 use std::{thread, time::Instant};
 
-use cbbootstrap_cli::failure::Failure;
+use cbbootstrap_cli::{failure::Failure, text::shell_argument};
 use cbbootstrap_protocol::names::Node;
 
 use super::{Interrupt, Run};
@@ -23,7 +23,7 @@ impl Run<'_> {
             threads.into_iter().map(|thread| thread.join().unwrap_or_else(failed)).collect()
         });
         let (times, gap) = ((began, Instant::now()), self.goal.inspection_gap());
-        let (id, mut result) = (self.here.api.cluster_id.as_str(), Ok(()));
+        let mut result = Ok(());
         for (node, inspection) in nodes.iter().zip(inspections) {
             let state = inspection.as_ref().ok().copied();
             self.state.memory.note_inspection(node, state, gap, times);
@@ -42,7 +42,8 @@ impl Run<'_> {
                         "it is unclear whether `{node}`, which lost its claim, belongs to a cluster: {why}"
                     ));
                     result = Err(Interrupt::unfinished(failure.hint(format!(
-                        "repair or stop that server; if there is no cluster, `cbbootstrap cluster forget {id}` lets a new one begin"
+                        "repair or stop that server; if there is no cluster, `cbbootstrap cluster forget {}` lets a new one begin",
+                        shell_argument(self.here.api.cluster_id.as_str())
                     ))));
                 }
             }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_cli::failure::Failure;
+use cbbootstrap_cli::{failure::Failure, text::shell_argument};
 use cbbootstrap_protocol::names::Node;
 
 use super::{Interrupt, Run, untrusted};
@@ -134,7 +134,6 @@ impl Run<'_> {
         // The members may have changed.
         self.state.answers.asked = Asked::NotYet;
         let wait = Failure::new(format!("no member can add this node: {reasons}"));
-        let id = self.here.api.cluster_id.as_str();
         if skips.contains(&Skip::Refused) {
             let wait = wait.hint(
                 "the other nodes must reach this one by its name on the ports 8091 and 18091, and trust its certificate; after it has left a cluster, load your own certificates again (`loadTrustedCAs`, `reloadCertificate`)",
@@ -151,7 +150,8 @@ impl Run<'_> {
             wait.hint("give all nodes the same secret (`--secret-file`), and run `up` on a member whose certificate has changed; no password was sent to an unverified server")
         } else if are_all(Skip::Dead) {
             wait.hint(format!(
-                "no recorded member answers; if they no longer exist, run `cbbootstrap cluster forget {id}` to start a new cluster"
+                "no recorded member answers; if they no longer exist, run `cbbootstrap cluster forget {}` to start a new cluster",
+                shell_argument(self.here.api.cluster_id.as_str())
             ))
         } else {
             wait
