@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use cbbootstrap_function::store::sqlite::Sqlite;
 use cbbootstrap_protocol::{
     names::Node,
-    rules::Claim,
+    rules::{self, Claim},
     trust::{Attestation, SecretHash},
     wire::State,
 };
@@ -63,6 +63,7 @@ fn ready() -> Record {
             ("a".to_owned(), member(Attestation::from_bytes(&[7; 32]))),
             ("b".to_owned(), member(None)),
         ]),
+        kept_until: Some(at(CLAIMED_AT + 400 * 24 * 3600)),
         cluster_uuid: Some("u".to_owned()),
         secret: Some(SecretHash::new(&id, b"open sesame")),
         ..original()
@@ -88,6 +89,7 @@ Members:      a (reported 2023-11-14T22:14:20Z (59 minutes ago), attested)
               b (reported 2023-11-14T22:14:20Z (59 minutes ago))
 Cluster UUID: u
 Secret:       required
+Deleted:      after 2025-01-17T22:13:20Z, unless requests renew it
 In the log:   2e7d2c03
 "
     );
@@ -106,6 +108,18 @@ Secret:       none
 In the log:   2e7d2c03
 "
     );
+}
+
+#[test]
+fn a_record_that_has_ended_is_not_renewed() {
+    for (record, seconds_later, state, end) in [
+        (ready(), 401 * 24 * 3600, "expired", "after 2025-01-17T22:13:20Z"),
+        (rules::forget(ready(), at(CLAIMED_AT)), 0, "forgotten", "after 2023-12-14T22:13:20Z"),
+    ] {
+        let text = cluster(record, seconds_later).to_string();
+        assert!(text.contains(&format!("State:        {state}\n")), "{text}");
+        assert!(text.contains(&format!("Deleted:      {end}\n")), "{text}");
+    }
 }
 
 #[test]
@@ -145,7 +159,7 @@ fn json_has_all_fields_but_no_hash() {
         ],
         "cluster_uuid": "u",
         "secret_required": true,
-        "kept_until": null,
+        "kept_until": "2024-12-18T22:13:20Z",
     });
     assert_eq!(json, expected);
     let odd = Record { cluster_id: "two words".to_owned(), ..original() };

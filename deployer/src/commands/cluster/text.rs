@@ -3,6 +3,7 @@
 use std::fmt::{Display, Formatter};
 
 use cbbootstrap_cli::text::escape_hidden;
+use cbbootstrap_protocol::rules::KEEP_GENERATION;
 use jiff::Timestamp;
 
 use super::{Cluster, Entry, ForgetResult, MemberReport, ShowResult};
@@ -55,6 +56,10 @@ impl Display for Cluster {
         let rival = record.rival_node_uuid.as_deref().map(escape_hidden);
         let claimed = record.claimed_at.map(|time| with_age(time, self.now));
         let uuid = record.cluster_uuid.as_deref().map(escape_hidden);
+        let deleted = record.kept_until.map_or_else(String::new, |end| {
+            let renewed = if record.is_gone(self.now) { "" } else { ", unless requests renew it" };
+            format!("after {}{renewed}", end + KEEP_GENERATION)
+        });
         let secret = if record.secret.is_some() { "required" } else { "none" };
         let fields = [
             ("Cluster:", escape_hidden(&record.cluster_id)),
@@ -66,6 +71,7 @@ impl Display for Cluster {
             ("Members:", or(members, "none reported ready")),
             ("Cluster UUID:", or(uuid, "none reported")),
             ("Secret:", secret.to_owned()),
+            ("Deleted:", deleted),
             ("In the log:", or(self.digest(), "never, the API refuses this ID")),
             ("Taken over:", or(previous.map(|nodes| format!("from {nodes}")), "")),
             (
