@@ -73,7 +73,12 @@ const STATUSES: [(Exit, u8, &[Program], &str); 13] = {
             &[Deployer],
             "the stack or the cluster's record changed while the command ran",
         ),
-        (Exit::NeedsDecision, 5, &[Deployer], "the stack is in a state that needs a decision"),
+        (
+            Exit::NeedsDecision,
+            5,
+            &[Deployer],
+            "the stack or the cluster's record is in a state that needs a decision",
+        ),
         (
             Exit::Refused,
             5,

@@ -14,7 +14,9 @@ use cbbootstrap_cli::{
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 
-pub use cluster::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterShowArgs};
+pub use cluster::{
+    ClusterCommand, ClusterForgetArgs, ClusterForgetMemberArgs, ClusterListArgs, ClusterShowArgs,
+};
 pub use launch::LaunchArgs;
 
 use crate::{

@@ -158,7 +158,7 @@ pub enum Refusal {
     )]
     NotReady { initial_node: String },
     #[error(
-        "the cluster has {MAX_MEMBERS} members, the maximum; send `POST /cluster/leave` for members that no longer exist"
+        "the cluster has {MAX_MEMBERS} members, the maximum; remove those that no longer exist with `cbbootstrap cluster forget-member`"
     )]
     TooManyNodes,
     /// Each node that lost its claim may have a cluster. If one were dropped from the list, its cluster could be missed.

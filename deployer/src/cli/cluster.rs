@@ -1,6 +1,7 @@
 //! The commands about records.
 
 use cbbootstrap_cli::{console::OutputArgs, values::number};
+use cbbootstrap_protocol::names::Node;
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use crate::settings::RecordsArgs;
@@ -16,6 +17,11 @@ pub enum ClusterCommand {
     /// The next node to ask starts a new cluster, even if nodes of the old one still run. Forget only clusters that are gone, or
     /// whose first node died before it was ready. A record that changes after the question is not deleted.
     Forget(ClusterForgetArgs),
+    /// Remove a member that no longer exists from a cluster's record
+    ///
+    /// For a node that ended without `cbbootstrap-agent leave`, so that other nodes no longer try to join through it. The cluster itself
+    /// does not change, and the agent of a node that still runs reports it again. The last member cannot be removed.
+    ForgetMember(ClusterForgetMemberArgs),
 }
 
 #[derive(Debug, Args)]
@@ -51,6 +57,23 @@ pub struct ClusterForgetArgs {
     /// Cluster ID
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub cluster_id: String,
+    /// Do not ask for confirmation
+    #[arg(long, short)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub records: RecordsArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ClusterForgetMemberArgs {
+    /// Cluster ID
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub cluster_id: String,
+    /// Name of the member, as `cluster show` prints it
+    #[arg(value_parser = |text: &str| Node::new(text))]
+    pub node: Node,
     /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,

@@ -1,4 +1,4 @@
-//! `cluster`: lists, shows and forgets the records of clusters.
+//! `cluster`: lists, shows and forgets the records of clusters, and forgets their members.
 
 mod list;
 mod text;
@@ -11,8 +11,8 @@ use cbbootstrap_function::{
     table::CLUSTER_ID,
 };
 use cbbootstrap_protocol::{
-    names::ClusterId,
-    rules::{Member, Record},
+    names::{ClusterId, Node},
+    rules::{Member, Record, Refusal},
 };
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap};
@@ -20,7 +20,10 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use super::confirm;
 use crate::{
     aws::{Aws, explain},
-    cli::{ClusterCommand, ClusterForgetArgs, ClusterListArgs, ClusterShowArgs},
+    cli::{
+        ClusterCommand, ClusterForgetArgs, ClusterForgetMemberArgs, ClusterListArgs,
+        ClusterShowArgs,
+    },
     failure::{Exit, Failure},
     local::data,
     origin,
@@ -70,8 +73,11 @@ struct ShowResult {
 struct ForgetResult {
     #[serde(flatten)]
     keeper: Keeper,
-    /// `false` if it had been forgotten before.
+    /// Whether it has been forgotten now.
     forgotten: bool,
+    /// The member, if not the whole cluster was to be forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
     /// Before it was forgotten.
     #[serde(flatten)]
     cluster: Entry,
@@ -160,7 +166,8 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let (ClusterCommand::List(ClusterListArgs { records, .. })
     | ClusterCommand::Show(ClusterShowArgs { records, .. })
-    | ClusterCommand::Forget(ClusterForgetArgs { records, .. })) = &command;
+    | ClusterCommand::Forget(ClusterForgetArgs { records, .. })
+    | ClusterCommand::ForgetMember(ClusterForgetMemberArgs { records, .. })) = &command;
     let records = records.clone();
     let keeper = records.keeper()?;
     match &keeper {
@@ -196,7 +203,13 @@ impl<S: Store> Operator<'_, S> {
             // It ends its result also after a signal.
             ClusterCommand::List(args) => self.list(args, signals).await,
             ClusterCommand::Show(args) => signals.or_stopped(self.show(args)).await,
-            ClusterCommand::Forget(args) => signals.or_stopped(self.forget(args)).await,
+            ClusterCommand::Forget(ClusterForgetArgs { cluster_id, yes, .. }) => {
+                signals.or_stopped(self.forget(&cluster_id, None, yes)).await
+            }
+            ClusterCommand::ForgetMember(args) => {
+                let ClusterForgetMemberArgs { cluster_id, node, yes, .. } = args;
+                signals.or_stopped(self.forget(&cluster_id, Some(&node), yes)).await
+            }
         }
     }
 
@@ -209,38 +222,68 @@ impl<S: Store> Operator<'_, S> {
     }
 
     async fn show(self, args: ClusterShowArgs) -> anyhow::Result<()> {
-        let record =
-            self.with_origin(self.find(&args.cluster_id)).await?.record.map_err(|error| {
-                let id = escape_hidden(&args.cluster_id);
-                let forget = self.records.command_for("forget", &args.cluster_id);
-                Failure::new(format!("the record of cluster `{id}` cannot be read: {error}"))
-                    .hint(format!("repair it, or end it with `{forget}`"))
-            })?;
+        let row = self.with_origin(self.find(&args.cluster_id)).await?;
+        let record = row.record.map_err(|error| self.unreadable(&args.cluster_id, &error))?;
         let cluster = Cluster { record, now: self.store.now() };
         let keeper = self.keeper.clone();
         self.printer.result(&ShowResult { keeper, cluster })
     }
 
-    async fn forget(self, args: ClusterForgetArgs) -> anyhow::Result<()> {
-        let row = self.with_origin(self.find(&args.cluster_id)).await?;
-        let id = escape_hidden(&args.cluster_id);
-        let cluster = Entry::new(row.clone(), self.store.now());
-        let keeper = self.keeper.clone();
-        if row.record.as_ref().is_ok_and(|record| record.is_forgotten) {
-            return self.printer.result(&ForgetResult { keeper, forgotten: false, cluster });
-        }
-        if !args.yes {
-            self.printer.message(cluster.to_string().trim_end());
-        }
-        let question = format!("Forget cluster `{id}`? The next node to ask starts a new cluster");
-        confirm(&question, args.yes, self.printer).await?;
-        let now = self.store.now();
-        let forgotten = match &row.record {
-            Ok(seen) => self.store.forget(seen, now).await,
-            Err(_) => self.store.forget_unreadable(&row.cluster_id, now).await,
+    /// Forgets the cluster, or only this member.
+    async fn forget(
+        self,
+        cluster_id: &str,
+        node: Option<&Node>,
+        is_confirmed: bool,
+    ) -> anyhow::Result<()> {
+        let row = self.with_origin(self.find(cluster_id)).await?;
+        let (id, now) = (escape_hidden(cluster_id), self.store.now());
+        let is_done = match (&row.record, node) {
+            (Ok(record), None) => record.is_forgotten,
+            (Ok(record), Some(node)) => {
+                record.is_gone(now) || !record.members.contains_key(node.as_str())
+            }
+            (Err(_), None) => false,
+            (Err(error), Some(_)) => return Err(self.unreadable(cluster_id, error).into()),
         };
-        if !forgotten.map_err(|error| self.explain(&error))? {
-            let show = self.records.command_for("show", &args.cluster_id);
+        let mut result = ForgetResult {
+            keeper: self.keeper.clone(),
+            forgotten: false,
+            node: node.map(ToString::to_string),
+            cluster: Entry::new(row.clone(), now),
+        };
+        if is_done {
+            return self.printer.result(&result);
+        }
+        if !is_confirmed {
+            self.printer.message(result.cluster.to_string().trim_end());
+        }
+        let question = match node {
+            None => format!("Forget cluster `{id}`? The next node to ask starts a new cluster"),
+            Some(node) => format!(
+                "Forget member `{node}` of cluster `{id}`? If it still runs, its agent reports it again"
+            ),
+        };
+        confirm(&question, is_confirmed, self.printer).await?;
+        let now = self.store.now();
+        let forgotten = match (&row.record, node) {
+            (Ok(seen), None) => self.store.forget(seen, now).await,
+            (Ok(seen), Some(node)) => self.store.forget_member(seen, node, now).await,
+            (Err(_), _) => self.store.forget_unreadable(&row.cluster_id, now).await,
+        };
+        if let (Err(Error::Refused(Refusal::LastNode)), Some(node)) = (&forgotten, node) {
+            let forget = self.records.command_for("forget", cluster_id);
+            let message = format!("`{node}` is the last member of cluster `{id}`");
+            return Err(Failure::new(message)
+                .hint(format!(
+                    "run `cbbootstrap-agent up` on another member first, or `{forget}` if the cluster no longer exists"
+                ))
+                .exit(Exit::NeedsDecision)
+                .into());
+        }
+        result.forgotten = forgotten.map_err(|error| self.explain(&error))?;
+        if !result.forgotten {
+            let show = self.records.command_for("show", cluster_id);
             return Err(Failure::new(format!(
                 "the record of cluster `{id}` has changed since it was read; nothing was forgotten"
             ))
@@ -248,7 +291,14 @@ impl<S: Store> Operator<'_, S> {
             .exit(Exit::Changed)
             .into());
         }
-        self.printer.result(&ForgetResult { keeper, forgotten: true, cluster })
+        self.printer.result(&result)
+    }
+
+    fn unreadable(&self, cluster_id: &str, error: &Unreadable) -> Failure {
+        let id = escape_hidden(cluster_id);
+        let forget = self.records.command_for("forget", cluster_id);
+        Failure::new(format!("the record of cluster `{id}` cannot be read: {error}"))
+            .hint(format!("repair it, or end it with `{forget}`"))
     }
 
     async fn find(&self, cluster_id: &str) -> Result<Row, Failure> {

@@ -12,7 +12,7 @@ use std::{
 
 use aws_sdk_dynamodb::error::SdkError;
 use cbbootstrap_protocol::{
-    names::ClusterId,
+    names::{ClusterId, Node},
     rules::{self, Claim, Claimed, FIRST_GENERATION, Leave, Ready, Record, Refusal, whole_seconds},
     trust::SecretHash,
 };
@@ -76,6 +76,39 @@ pub trait Store: Clone + Send + Sync + 'static {
             match self.change(&id, now, rule).await {
                 Err(Error::Refused(Refusal::NotFound)) => Ok(true),
                 changed => Ok(changed?.is_forgotten),
+            }
+        }
+    }
+
+    /// Removes a member that an operator has seen, as its own leave would. Returns `false` if the member has reported since.
+    fn forget_member(
+        &self,
+        seen: &Record,
+        node: &Node,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Error>> + Send {
+        let (seen, node) = (seen.clone(), node.clone());
+        async move {
+            let Ok(cluster_id) = ClusterId::new(&seen.cluster_id) else {
+                // The API refuses it, so it never got members.
+                return Ok(true);
+            };
+            let (id, name) = (seen.cluster_id, node.as_str().to_owned());
+            let (member, secret) = (seen.members.get(&name).cloned(), seen.secret);
+            let leave = Leave { cluster_id, node, node_uuid: None, generation: None, secret, now };
+            let rule = move |standing: Option<Record>| {
+                let record = standing.ok_or(Refusal::NotFound)?;
+                let current = record.members.get(leave.node.as_str());
+                // Without a member, it could give up a claim.
+                if current.is_some() && current == member.as_ref() {
+                    leave.on(Some(record))
+                } else {
+                    Ok(record)
+                }
+            };
+            match self.change(&id, now, rule).await {
+                Err(Error::Refused(Refusal::NotFound)) => Ok(true),
+                changed => Ok(!changed?.members.contains_key(&name)),
             }
         }
     }

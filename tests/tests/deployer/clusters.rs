@@ -411,6 +411,41 @@ fn forgetting_asks_for_confirmation() {
 }
 
 #[test]
+fn a_member_of_a_table_is_forgotten_but_not_the_last() {
+    let aws = stand_in(&[FULL, MEMBERS, LAPSED, UNREADABLE]);
+    let user = aws.user();
+    let ended = cluster(&user, &["forget-member", "full", "10.0.0.1"]);
+    ended.failed(2, "stdin is not a terminal: Forget member `10.0.0.1` of cluster `full`");
+    assert!(ended.stderr.contains("10.0.0.2 (reported"), "it is shown: {ended}");
+
+    let forget = ["forget-member", "--yes", "--output", "json", "full"];
+    let forgotten = cluster(&user, &with(&forget, &["10.0.0.1"])).document();
+    assert_eq!(
+        [&forgotten["forgotten"], &forgotten["node"], &forgotten["nodes"]],
+        [&json!(true), &json!("10.0.0.1"), &json!(["10.0.0.1", "10.0.0.2"])]
+    );
+    let again = cluster(&user, &with(&forget, &["10.0.0.1"])).document();
+    assert_eq!([&again["forgotten"], &again["nodes"]], [&json!(false), &json!(["10.0.0.2"])]);
+    assert_eq!(again["initial_node_ip_addr_or_hostname"], json!("10.0.0.2"));
+
+    let last = cluster(&user, &with(&forget, &["10.0.0.2"]));
+    last.failed(5, "`10.0.0.2` is the last member of cluster `full`");
+    let hint = "`cbbootstrap cluster forget --table-name cb-bootstrap full`";
+    assert!(last.stderr.contains(hint), "{last}");
+    let none = cluster(&user, &["forget-member", "--yes", "lapsed", "A"]).ended_with(0);
+    assert_eq!(none.stdout, "a is not a member in the record of lapsed\n");
+    let shown = cluster(&user, &["show", "lapsed", "--output", "json"]).document();
+    assert_eq!(shown["lease_expires_at"], json!("2023-11-14T22:14:20Z"), "it keeps its claim");
+    for (args, status, message) in [
+        (["nobody", "a"], 1, "there is no cluster `nobody`"),
+        (["unreadable", "a"], 1, "the record of cluster `unreadable` cannot be read"),
+        (["full", "not a node"], 2, "must be a host name"),
+    ] {
+        cluster(&user, &with(&["forget-member", "--yes"], &args)).failed(status, message);
+    }
+}
+
+#[test]
 fn a_record_that_changes_before_it_is_forgotten_is_kept() {
     let aws = Arc::new(stand_in(&[]));
     let proxy = Proxy::start(&aws);
@@ -478,7 +513,12 @@ fn errors_name_their_cause() {
     make_table(&aws, "others", "id");
     let (proxy, place) = (Proxy::start(&aws), tempdir().unwrap());
     let user = || proxy.user();
-    let commands = [&["list"][..], &["show", "full"], &["forget", "--yes", "full"]];
+    let commands = [
+        &["list"][..],
+        &["show", "full"],
+        &["forget", "--yes", "full"],
+        &["forget-member", "--yes", "full", "10.0.0.1"],
+    ];
     for command in commands {
         cluster(&user(), &with(command, &["--table-name", "missing"]))
             .failed(1, "there is no table `missing` in us-east-1");
@@ -493,7 +533,9 @@ fn errors_name_their_cause() {
         cluster(&user(), &with(command, &["--local", "--data", &nothing])).failed(1, &nothing);
     }
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "none is made");
-    for (command, call) in commands.into_iter().zip(["Scan", "BatchGetItem", "UpdateItem"]) {
+    for (command, call) in
+        commands.into_iter().zip(["Scan", "BatchGetItem", "UpdateItem", "UpdateItem"])
+    {
         let call = format!("dynamodb:{call}");
         let denied = call.clone();
         proxy.fault(move |call| (call.name == denied).then(|| Fault::denied(call)));
@@ -595,6 +637,27 @@ fn local_clusters_are_listed_whether_or_not_the_server_runs() {
     assert_eq!([&shown["state"], &shown["generation"]], [&json!("forgotten"), &json!(2)]);
     let text = locally(data, &["list"]).ended_with(0).stdout;
     assert!(text.contains("forgotten"), "{text}");
+}
+
+#[test]
+fn a_local_member_is_forgotten_while_the_server_runs() {
+    let data = tempdir().unwrap();
+    let data = data.path();
+    let running = Local::start(data);
+    http::claim(&running.endpoint, "c", "a").unwrap();
+    for node in ["a", "b"] {
+        let ready = json!({"cluster_id": "c", "node_ip_addr_or_hostname": node}).to_string();
+        assert_eq!(http::post(&running.endpoint, "/cluster/ready", &ready).unwrap().status, 200);
+    }
+    locally(data, &["forget-member", "c", "a"]).failed(2, "not a terminal");
+    let forgotten = locally(data, &["forget-member", "c", "a", "--yes"]).ended_with(0);
+    assert_eq!(forgotten.stdout, "a is no longer a member in the record of c\n");
+    let left = http::get(&running.endpoint, "/cluster/c").unwrap().json();
+    assert_eq!(
+        [&left["nodes"], &left["initial_node_ip_addr_or_hostname"]],
+        [&json!(["b"]), &json!("b")]
+    );
+    locally(data, &["forget-member", "c", "b", "--yes"]).failed(5, "is the last member");
 }
 
 #[test]

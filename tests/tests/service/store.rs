@@ -122,6 +122,7 @@ async fn every_store(store: &impl Store) {
     a_claim_after_an_expired_record_names_its_members(store).await;
     refused_takeovers_keep_the_record(store).await;
     a_rival_is_forgotten_with_its_node(store).await;
+    an_operator_forgets_members_but_not_the_last(store).await;
 }
 
 /// The behaviour of every store under concurrent requests.
@@ -241,6 +242,39 @@ async fn a_rival_is_forgotten_with_its_node(store: &impl Store) {
     let (_, claimed) = store.claim(&claim("named-twice", "c")).await.unwrap();
     assert_eq!((claimed.initial_node.as_str(), rival(&claimed)), ("b", None));
     assert_eq!(rival(&status(store, "named-twice").await.unwrap()), None);
+}
+
+/// With the cluster's secret, which an operator does not have.
+async fn an_operator_forgets_members_but_not_the_last(store: &impl Store) {
+    let secret = Some(SecretHash::new(&id("gone"), b"open sesame"));
+    let first = Claim { secret: secret.clone(), ..claim("gone", "a") };
+    store.claim(&first).await.unwrap();
+    let read = async || store.status(&id("gone"), secret.as_ref(), at(0)).await.unwrap();
+    let claimed = read().await;
+    assert!(store.forget_member(&claimed, &node("a"), at(1)).await.unwrap());
+    assert_eq!(read().await, claimed, "a claim is not given up");
+
+    for member in ["a", "b", "c"] {
+        let report = Ready { secret: secret.clone(), ..ready("gone", member) };
+        store.ready(&report).await.unwrap();
+    }
+    let seen = read().await;
+    let again = Ready { secret: secret.clone(), now: at(2), ..ready("gone", "b") };
+    store.ready(&again).await.unwrap();
+    assert!(!store.forget_member(&seen, &node("b"), at(3)).await.unwrap(), "it has reported");
+    for _ in 0..2 {
+        assert!(store.forget_member(&seen, &node("a"), at(3)).await.unwrap());
+        let left = read().await;
+        assert_eq!((left.initial_node.as_str(), names(&left)), ("b", vec!["b", "c"]));
+    }
+    let seen = read().await;
+    assert!(store.forget_member(&seen, &node("c"), at(3)).await.unwrap());
+    let last = store.forget_member(&seen, &node("b"), at(3)).await;
+    assert!(matches!(last, Err(Error::Refused(Refusal::LastNode))), "{last:?}");
+    assert_eq!(names(&read().await), ["b"]);
+
+    assert!(store.forget(&read().await, at(4)).await.unwrap());
+    assert!(store.forget_member(&seen, &node("b"), at(4)).await.unwrap(), "nothing is left");
 }
 
 async fn put_original(client: &Client, cluster: &str, node: &str) {

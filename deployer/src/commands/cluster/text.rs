@@ -131,9 +131,13 @@ impl Display for ShowResult {
 impl Display for ForgetResult {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let id = escape_hidden(self.cluster.cluster_id());
-        if !self.forgotten {
-            return write!(f, "Cluster {id} was already forgotten");
+        match (&self.node, self.forgotten) {
+            (None, true) => {
+                write!(f, "Cluster {id} is forgotten. The next node to ask starts a new cluster")
+            }
+            (None, false) => write!(f, "Cluster {id} was already forgotten"),
+            (Some(node), true) => write!(f, "{node} is no longer a member in the record of {id}"),
+            (Some(node), false) => write!(f, "{node} is not a member in the record of {id}"),
         }
-        write!(f, "Cluster {id} is forgotten. The next node to ask starts a new cluster")
     }
 }
