@@ -15,7 +15,7 @@ use std::{
 };
 
 use cbbootstrap_tests::{
-    agent::{Agents, LOGIN, Resident, one_cluster, record, scene, wait_for_cluster},
+    agent::{Agents, Api, LOGIN, Resident, one_cluster, record, scene, wait_for_cluster},
     cli::write_private,
     couchbase::{Membership, Node, Servers, Then},
     http,
@@ -957,6 +957,37 @@ fn agent_without_free_file_descriptors_does_not_accept_in_a_loop() {
     limit(files);
     let get = || http::get(&format!("http://127.0.0.1:{port}"), "/healthz").unwrap().status;
     wait_until("the node is healthy", || get() == 200);
+}
+
+/// As "Moving to another database or API" in docs/server.md describes it.
+#[test]
+fn members_move_to_another_api() {
+    let (servers, agents) = scene(3);
+    let new_api = Api::start();
+    let other = Agents::new(&new_api.local.endpoint, "demo", &servers);
+    let file = agents.user.home.path().join("agent.yaml");
+    write_private(&file, format!("api: {}\n", agents.api));
+    let path = file.display().to_string();
+    let options = ["--config", &path];
+    let agents = agents.without("CBBOOTSTRAP_API");
+    let stay = |node| agents.stay(node, &options, &[]);
+    let residents: Vec<_> = servers.nodes()[..2].iter().map(stay).collect();
+    wait_for_cluster(&servers, 2);
+    for resident in &residents {
+        resident.wait_for("which has 2 nodes");
+    }
+    agents.up(&servers[0], &["--config", &path, "--adopt", "--api", &other.api]).document();
+    assert_eq!(other.record()["nodes"], json!([servers[0].address()]));
+
+    write_private(&file, format!("api: {}\n", other.api));
+    for resident in &residents {
+        resident.signal("HUP");
+    }
+    wait_until("both are members", || {
+        other.record()["nodes"].as_array().is_some_and(|nodes| nodes.len() == 2)
+    });
+    let _third = stay(&servers[2]);
+    wait_for_cluster(&servers, 3);
 }
 
 #[test]
