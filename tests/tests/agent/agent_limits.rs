@@ -266,7 +266,7 @@ fn each_outage_of_the_api_is_logged_with_its_end() {
     assert_eq!(log.matches("warning: ").count(), 1, "{log}");
 }
 
-/// The server refuses the agent meanwhile, but it runs: people who fail its node over then decide that.
+/// The server refuses the agent, but it runs: people who fail its node over then decide that.
 #[test]
 fn changed_password_is_read_again_and_failover_before_it_is_respected() {
     let (servers, agents) = scene(3);
