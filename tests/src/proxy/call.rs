@@ -93,6 +93,12 @@ impl Call {
         self.name.split_once(':').map_or("", |(service, _)| service)
     }
 
+    /// Whether it changes nothing.
+    pub fn is_read(&self) -> bool {
+        let reads = ["Describe", "Get", "Head", "List", "Simulate", "Validate"];
+        reads.iter().any(|read| self.operation().starts_with(read))
+    }
+
     pub fn operation(&self) -> &str {
         self.name.split_once(':').map_or("", |(_, operation)| operation)
     }

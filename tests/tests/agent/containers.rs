@@ -437,6 +437,10 @@ fn secrets(example: &Example) -> Secrets {
         let Some(found) = create.captures(&command) else {
             continue;
         };
+        // Its page changes them later.
+        if secrets.contains_key(&found[2]) {
+            continue;
+        }
         let mut files = BTreeMap::new();
         for option in found[3].split(' ') {
             let (option, file) = option.split_once('=').unwrap();

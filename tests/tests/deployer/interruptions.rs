@@ -111,21 +111,21 @@ fn at_each_call(before: Before, at: impl Fn(&Aws, usize) -> bool + Sync) -> usiz
     last.load(Ordering::SeqCst)
 }
 
-/// Runs a command, kills it after this call, and returns whether it made as many calls.
+/// Runs a command, kills it after this one of the calls that change something, and returns whether it made as many.
 fn killed(aws: &Aws, number: usize, args: &[&str]) -> bool {
-    aws.proxy.fault_at(number, Fault::Kill);
+    let mut changes = 0;
+    aws.proxy.fault(move |call| {
+        changes += usize::from(!call.is_read());
+        (!call.is_read() && changes == number).then_some(Fault::Kill)
+    });
     let user = aws.user();
     let mut child = user.command(args).spawn().unwrap();
     aws.proxy.target(child.id());
     let ended = child.wait().unwrap();
-    let call = aws.proxy.calls().into_iter().find(|call| call.number == number);
-    match call {
-        Some(call) => {
-            assert_eq!(ended.code(), None, "{call} did not end it");
-            true
-        }
-        None => false,
-    }
+    let calls = aws.proxy.calls();
+    let has_call = calls.iter().filter(|call| !call.is_read()).count() >= number;
+    assert_eq!(ended.code().is_none(), has_call, "killed after call {number}: {calls:?}");
+    has_call
 }
 
 fn last_call(aws: &Aws) -> String {
@@ -135,7 +135,7 @@ fn last_call(aws: &Aws) -> String {
 fn nothing(_: &Aws) {}
 
 #[test]
-fn killed_after_any_call_of_the_first_deployment_the_next_completes_it() {
+fn killed_after_any_change_of_the_first_deployment_the_next_completes_it() {
     let zip = artifact::small_zip();
     let args = ["deploy", "--yes", "--no-smoke", "--function-zip", zip];
     let calls = at_each_call(&nothing, |aws, number| {
@@ -148,7 +148,7 @@ fn killed_after_any_call_of_the_first_deployment_the_next_completes_it() {
         aws.is_complete(1, &what);
         was_killed
     });
-    assert!(calls > 20, "{calls}");
+    assert!(calls >= 10, "{calls}");
 }
 
 fn deploy_first(aws: &Aws) {
@@ -156,7 +156,7 @@ fn deploy_first(aws: &Aws) {
 }
 
 #[test]
-fn killed_after_any_call_of_an_update_the_next_deployment_completes_it() {
+fn killed_after_any_change_of_an_update_the_next_deployment_completes_it() {
     let changed = artifact::small_zip_number(1);
     let args = ["deploy", "--yes", "--no-smoke", "--function-zip", changed];
     let calls = at_each_call(&deploy_first, |aws, number| {
@@ -172,11 +172,11 @@ fn killed_after_any_call_of_an_update_the_next_deployment_completes_it() {
         assert_eq!(served, next["function_sha256"], "{what}");
         was_killed
     });
-    assert!(calls > 15, "{calls}");
+    assert!(calls >= 5, "{calls}");
 }
 
 #[test]
-fn killed_after_any_call_of_a_destruction_the_next_completes_it() {
+fn killed_after_any_change_of_a_destruction_the_next_completes_it() {
     let args = [
         "destroy",
         "--yes",
@@ -194,7 +194,7 @@ fn killed_after_any_call_of_a_destruction_the_next_completes_it() {
         assert_eq!(aws.stack.inventory(), json!([[], [], []]), "{call}");
         was_killed
     });
-    assert!(calls > 8, "{calls}");
+    assert!(calls >= 6, "{calls}");
 }
 
 #[test]
