@@ -96,7 +96,7 @@ const STAND_INS: [(&str, &str); 8] = [
          export AWS_ENDPOINT_URL=\"$INSTANCE_AWS_URL\" AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test\n\
          case \"$*\" in *get-secret-value*) ;; *) exec python3 -m awscli \"$@\" ;; esac\n\
          answer=/opt/aws-answers/$(echo \"$*\" | md5sum | cut -d ' ' -f 1)\n\
-         [ -e \"$answer\" ] || { python3 -m awscli \"$@\" >\"$answer.$$\" && mv \"$answer.$$\" \"$answer\"; } || exit\n\
+         [ -e \"$answer\" ] || { new=$(mktemp -p \"${answer%/*}\") && python3 -m awscli \"$@\" >\"$new\" && mv \"$new\" \"$answer\"; } || exit\n\
          cat \"$answer\"",
     ),
 ];

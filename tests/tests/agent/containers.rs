@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread::{self, sleep},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use cbbootstrap_tests::{
@@ -126,25 +126,28 @@ impl Example {
 
 /// The stand-in's clusters, which one container keeps.
 struct Model {
-    /// One every 0.3 s.
-    states: Receiver<Value>,
+    /// One every 0.3 s, with the time after which it was read.
+    states: Receiver<(SystemTime, Value)>,
     _show: Guard,
 }
 
 impl Model {
     /// Shows its states from inside of the container, because each call of Docker takes a third of a second of a processor.
     fn in_container(machine: &Machine, container: &str) -> Self {
-        let script = "while couchbase-standin show | tr -d '\\n'; do echo; sleep 0.3; done";
+        let script = "while date +%s%N | tr '\\n' ' '; do couchbase-standin show | tr -d '\\n'; echo; sleep 0.3; done";
         let args = ["exec", container, "sh", "-c", script];
         let mut show = machine.user.program(Path::new("docker"), &args);
         let mut show = Guard(show.stderr(Stdio::null()).spawn().unwrap());
         let lines = BufReader::new(show.0.stdout.take().unwrap()).lines();
         let (sender, states) = mpsc::channel();
         thread::spawn(move || {
-            // A line is empty before the model has started.
-            let states = lines.map_while(Result::ok).filter(|line| !line.is_empty());
-            for state in states {
-                if sender.send(serde_json::from_str(&state).unwrap()).is_err() {
+            for line in lines.map_while(Result::ok) {
+                let (time, state) = line.split_once(' ').unwrap();
+                let time = UNIX_EPOCH + Duration::from_nanos(time.parse().unwrap());
+                // There is no state before the model has started.
+                if !state.is_empty()
+                    && sender.send((time, serde_json::from_str(state).unwrap())).is_err()
+                {
                     return;
                 }
             }
@@ -155,11 +158,14 @@ impl Model {
     /// Waits until there is no reason left, from now on.
     #[track_caller]
     fn wait_until(&self, what: &str, reason: impl Fn(&Value) -> Option<String>) {
-        let since = Instant::now();
-        let next = || self.states.recv_timeout(PATIENCE).expect("the model shows its state");
-        while self.states.try_recv().is_ok() {}
-        // The next one may be from before.
-        next();
+        let (since, begin) = (Instant::now(), SystemTime::now());
+        let next = || loop {
+            let next = self.states.recv_timeout(PATIENCE);
+            let (time, state) = next.expect("the model shows its state");
+            if time >= begin {
+                return state;
+            }
+        };
         while let Some(reason) = reason(&next()) {
             assert!(since.elapsed() < PATIENCE, "timed out waiting until {what}: {reason}");
         }
