@@ -110,6 +110,7 @@ impl Peers {
         // The next attempt asks others first.
         fastrand::shuffle(&mut others);
         let (mut denied_by, mut unclear, mut reasons, mut count) = (None, 0, Vec::new(), 1);
+        let mut are_verified = true;
         while !others.is_empty() && unclear < MAX_UNCLEAR && !deadline.time_left().is_zero() {
             let asked = others.split_off(others.len().saturating_sub(count));
             count *= 2;
@@ -134,15 +135,14 @@ impl Peers {
                         reasons.push(format!("`{member}` belongs to another cluster or to none"));
                     }
                     Err(error) => {
-                        let is_gone = match &error {
-                            CallError::Unreachable(_) => true,
+                        match &error {
+                            CallError::Unreachable(_) => {}
                             // A server that was reset has another authority than the attested one. The operator's may be old.
                             CallError::Untrusted(_) => {
-                                matches!(self.proof(member, record), Ok(Proof::Attested(_)))
+                                are_verified &= self.proof(member, record) != Ok(Proof::Authority);
                             }
-                            _ => false,
-                        };
-                        unclear += usize::from(!is_gone);
+                            _ => unclear += 1,
+                        }
                         reasons.push(format!("`{member}`: {error}"));
                     }
                 }
@@ -154,7 +154,7 @@ impl Peers {
         match denied_by {
             Some(member) => Testimony::NotListed(member),
             None => Testimony::Silent {
-                are_gone: unclear == 0 && others.is_empty(),
+                are_gone: unclear == 0 && are_verified && others.is_empty(),
                 why: join_reasons(reasons),
             },
         }

@@ -127,8 +127,10 @@ impl Run<'_> {
                 .hint(hint)
                 .into());
         }
+        let is_unproven = skips.contains(&Skip::Unproven);
+        let no_other = |skip| matches!(skip, Skip::Unproven | Skip::Dead | Skip::OtherCluster);
         // While authorities are replaced, the operator's may be right for some members.
-        if are_all(Skip::Unproven) && self.here.peers.keys.is_none() {
+        if is_unproven && skips.iter().all(|skip| no_other(*skip)) && !self.has_secret() {
             return Err(untrusted(&reasons).into());
         }
         // The members may have changed.
@@ -146,7 +148,9 @@ impl Run<'_> {
                 Interrupt::unfinished(wait)
             });
         }
-        Err(Interrupt::unfinished(if skips.contains(&Skip::Unproven) {
+        Err(Interrupt::unfinished(if is_unproven && !self.has_secret() {
+            untrusted(&wait.to_string())
+        } else if is_unproven {
             wait.hint("give all nodes the same secret (`--secret-file`), and run `up` on a member whose certificate has changed; no password was sent to an unverified server")
         } else if are_all(Skip::Dead) {
             wait.hint(format!(
@@ -156,6 +160,10 @@ impl Run<'_> {
         } else {
             wait
         }))
+    }
+
+    fn has_secret(&self) -> bool {
+        self.here.peers.keys.is_some()
     }
 
     /// Asks other members whether this one, which knows none of them, is one of theirs.
