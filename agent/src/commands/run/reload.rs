@@ -42,14 +42,21 @@ impl Life<'_> {
             settings::here(api, server, Deadline::never())
         };
         let token = |here: &Here| here.api.keys.as_ref().map(|keys| keys.token().to_owned());
-        read().is_ok_and(|new| {
-            new.peers.administrator.password != here.peers.administrator.password
-                || token(&new) != token(here)
-        })
+        match read() {
+            Ok(new) => {
+                new.peers.administrator.password != here.peers.administrator.password
+                    || new.api.cluster_id == here.api.cluster_id && token(&new) != token(here)
+            }
+            Err(error) => {
+                let why = one_line(&error);
+                self.printer.warning_once(format_args!("the options cannot be read again: {why}"));
+                false
+            }
+        }
     }
 
     /// Begins a life with the options as they are now, unless they are not valid.
-    pub(super) fn reload(self) -> Self {
+    pub(super) fn reload(self, is_requested: bool) -> Self {
         // READY=1 would end the start of a node that still joins.
         let notify = |state| self.is_ready.then(|| systemd::notify(state, "1"));
         notify("RELOADING");
@@ -62,10 +69,13 @@ impl Life<'_> {
                 new.after(self)
             }
             Err(error) => {
-                self.printer.warning(format_args!(
-                    "the new options are not valid, and the old ones stay: {}",
-                    one_line(&error)
-                ));
+                let why = one_line(&error);
+                let why = format!("the new options are not valid, and the old ones stay: {why}");
+                if is_requested {
+                    self.printer.warning(why);
+                } else {
+                    self.printer.warning_once(why);
+                }
                 self
             }
         }
