@@ -8,8 +8,6 @@ use cbbootstrap_protocol::{
     wire::{self, Cluster, MAX_MEMBERS, MAX_PREVIOUS, State},
 };
 
-use crate::server::View;
-
 /// A lease ends after a century at the latest, in seconds: a later time may not be representable.
 const MAX_LEASE: u64 = 100 * 366 * 24 * 3600;
 
@@ -123,12 +121,10 @@ impl ClusterRecord {
         is_attested.then_some(member).ok_or("it is not attested with the cluster secret")
     }
 
-    /// The node under which the record lists the server with this view, if that is another one: its host got another name, or its agent
-    /// another `--node`.
-    pub fn other_name(&self, node: &Node, view: &View) -> Option<&Node> {
-        let name = &view.this()?.name;
-        // Servers of one image may have one UUID.
-        self.nodes().into_iter().find(|other| *other != node && other.host().to_string() == *name)
+    /// The node under which the record lists the server of this name, if that is another one: its host got another name, or its agent
+    /// another `--node`. Servers of one image may have one UUID.
+    pub fn other_name(&self, node: &Node, name: &str) -> Option<&Node> {
+        self.nodes().into_iter().find(|other| *other != node && other.host().to_string() == name)
     }
 
     /// The nodes to join through or to connect to: the initial node, then the other members.

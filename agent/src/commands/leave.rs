@@ -60,8 +60,8 @@ pub(super) struct Leaving {
     /// Whether the machine ends soon, and so this rebalance is the last one.
     pub(super) is_last_chance: bool,
     is_checked: bool,
-    /// The node's other name, by which the record lists it.
-    other_name: Option<Node>,
+    /// The server's name in its cluster.
+    server_name: String,
     /// The record's generation, where it is known.
     generation: Option<u64>,
     pub(super) is_on_its_way: bool,
@@ -98,6 +98,9 @@ impl Leaving {
             }
             Err(error) => return Err(error.into()),
         };
+        if let Some(this) = view.this() {
+            self.server_name.clone_from(&this.name);
+        }
         if !self.is_checked {
             self.check(here, &view, printer)?;
             self.is_checked = view.this().is_some();
@@ -117,8 +120,13 @@ impl Leaving {
     pub(super) fn report(&self, here: &Here) -> Result<Option<String>, Interrupt> {
         // Only the server that made a claim can give it up.
         let node_uuid = here.server.own_info().ok().and_then(|own| own.uuid);
-        let node = self.other_name.as_ref().unwrap_or(&here.identity.node).clone();
-        let identity = Identity { node, node_uuid };
+        let mut identity = Identity { node_uuid, ..here.identity.clone() };
+        if !self.checks_name && self.has_other_name(here) {
+            let record = here.api.status(Some(&identity.node))?;
+            let other =
+                record.and_then(|it| it.other_name(&identity.node, &self.server_name).cloned());
+            identity.node = other.unwrap_or(identity.node);
+        }
         if !self.is_on_its_way {
             check_name(here, &identity)?;
         }
@@ -141,6 +149,10 @@ impl Leaving {
             here.api.leave(&removed, self.generation).ok()
         });
         answers.last()
+    }
+
+    fn has_other_name(&self, here: &Here) -> bool {
+        !self.server_name.is_empty() && self.server_name != here.identity.node.host().to_string()
     }
 
     /// Returns why to wait afterwards.
@@ -189,7 +201,6 @@ impl Leaving {
     /// the report, needs the API.
     fn check(&mut self, here: &Here, view: &View, printer: &Printer) -> Result<(), Interrupt> {
         let node = &here.identity.node;
-        let has_other_name = view.this().is_some_and(|this| this.name != node.host().to_string());
         let record = match here.api.status(Some(node)) {
             Ok(Some(record)) => record,
             Ok(None) => return Ok(()),
@@ -199,16 +210,13 @@ impl Leaving {
                 ));
                 return Ok(());
             }
-            Err(ApiError::Temporary(_)) if !has_other_name => return Ok(()),
+            Err(ApiError::Temporary(_)) if !self.has_other_name(here) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         self.generation = Some(record.generation);
         // A server has another name than its agent also where an operator added it, or where it has none (`127.0.0.1`). The record then
         // does not list the server's.
-        let other_name = record.other_name(node, view);
-        if !self.checks_name {
-            self.other_name = other_name.cloned();
-        }
+        let other_name = record.other_name(node, &self.server_name);
         let is_only_member =
             record.state == State::Ready && record.nodes().into_iter().all(|other| other == node);
         let (id, own) = (here.api.cluster_id.as_str(), &view.uuid);

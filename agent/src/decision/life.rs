@@ -85,6 +85,14 @@ impl fmt::Display for Notice {
     }
 }
 
+impl Ending {
+    /// Whether nothing is to be gained by waiting. A Spot interruption comes two minutes before the end, even if this machine's clock is
+    /// wrong.
+    pub fn is_imminent(&self) -> bool {
+        self.cause == Cause::SpotInterruption || self.time_left <= FAILOVER_LEAD
+    }
+}
+
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cause = match self.cause {
@@ -175,8 +183,7 @@ fn end(ending: &Ending, view: &View, departure: Departure, fewest_replicas: Opti
     let Some(this) = view.this() else {
         return rest("the server does not list itself yet");
     };
-    // A Spot interruption comes two minutes before the end, even if this machine's clock is wrong.
-    let is_early = ending.cause == Cause::Retirement && ending.time_left > FAILOVER_LEAD;
+    let is_early = !ending.is_imminent();
     match this.membership {
         Membership::FailedOver if departure.is_leaving => return Step::Leave(None),
         Membership::FailedOver if is_early => return Step::Stay,

@@ -25,7 +25,7 @@ use crate::{
     cli::{LifeArgs, PauseArgs, Recover, RunArgs},
     decision::{
         self, Asked, OwnServer,
-        life::{self, Notice, Step},
+        life::{self, Ending, Notice, Step},
     },
     http::Deadline,
     lock::{Lock, describe_holder},
@@ -151,10 +151,12 @@ impl<'r> Life<'r> {
         loop {
             let pause = self.round();
             match reloads.recv_timeout(pause) {
-                Err(RecvTimeoutError::Timeout) if self.has_new_secrets() => self = self.reload(),
+                Err(RecvTimeoutError::Timeout) if self.has_new_secrets() => {
+                    self = self.reload(false);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => thread::sleep(pause),
-                Ok(()) => self = self.reload(),
+                Ok(()) => self = self.reload(true),
             }
         }
     }
@@ -207,10 +209,11 @@ impl<'r> Life<'r> {
         view: Option<&View>,
         is_healthy: bool,
     ) -> Result<Outcome, Interrupt> {
-        let is_ending = self.notice.as_ref().and_then(Notice::ending).is_some();
-        let fewest_replicas = match view {
+        let ending = self.notice.as_ref().and_then(Notice::ending);
+        let is_last_chance = ending.is_some_and(Ending::is_imminent);
+        let fewest_replicas = match (ending, view) {
             // An unknown answer counts as unsafe.
-            Some(_) if is_ending => self.up.here.server.fewest_replicas().unwrap_or(Some(0)),
+            (Some(_), Some(_)) => self.up.here.server.fewest_replicas().unwrap_or(Some(0)),
             _ => None,
         };
         let departure = self.departing.state;
@@ -242,7 +245,7 @@ impl<'r> Life<'r> {
                         "the time may not be enough to move this node's data, and the node is not failed over instead: {why}"
                     ));
                 }
-                self.departing.leave(&self.up.here, is_ending, self.printer)?;
+                self.departing.leave(&self.up.here, is_last_chance, self.printer)?;
                 // It left by itself: no operator removed it.
                 (self.last, self.is_removal_unclear) = (None, false);
                 Ok(Outcome::Acted)
@@ -263,7 +266,7 @@ impl<'r> Life<'r> {
         // Also after a refusal, a `leave` by hand has to be noticed.
         if self.lock.is_none() {
             if let Some(last) = &mut self.last {
-                last.may_leave = true;
+                (last.may_leave, last.is_failed_over) = (true, false);
             }
             return Ok(Some(Outcome::Busy(describe_holder(&self.up.here.server.url))));
         }

@@ -18,6 +18,7 @@ pub(super) struct Last {
     /// Whether it was well and knew its cluster. If it was failed over, this was so before a rebalance began: agents remove nodes that
     /// cannot be reached, and such a node may come back while they do.
     pub(super) sees_cluster: bool,
+    pub(super) is_failed_over: bool,
 }
 
 impl Life<'_> {
@@ -38,7 +39,10 @@ impl Life<'_> {
                 };
                 let sees_cluster = is_well && view.nodes.len() > 1 && !view.others().any(is_lost);
                 let may_leave = is_well && view.is_rebalancing;
-                self.last = Some(Last { at: Instant::now(), may_leave, sees_cluster });
+                let is_failed_over =
+                    view.this().is_some_and(|this| this.membership == Membership::FailedOver);
+                let at = Instant::now();
+                self.last = Some(Last { at, may_leave, sees_cluster, is_failed_over });
                 let departure = &mut self.departing.state;
                 departure.is_removed = false;
                 // A rebalance that this run started goes on after the notice was withdrawn.
@@ -50,9 +54,14 @@ impl Life<'_> {
             }
             OwnServer::Blank(_) => {
                 let last = self.last.take().filter(|last| last.at.elapsed() < DEAD_AFTER);
-                if let Some(last) = last {
+                if last.is_some() {
                     // A refusal was about a member.
                     self.rest_until = None;
+                }
+                // A node that has failed and could recover is also removed by the agent of a machine that ends.
+                let up::Run { goal, state, .. } = &self.up;
+                let is_left_to_people = state.memory.is_failover_intended || !goal.recovers;
+                if let Some(last) = last.filter(|last| !last.is_failed_over || is_left_to_people) {
                     self.departing.state.is_removed |= last.may_leave;
                     self.is_removal_unclear = last.sees_cluster && !last.may_leave;
                 }

@@ -22,7 +22,8 @@ impl Run<'_> {
     /// Reports this node ready, with its attestation. The first report of a cluster does not wait for it, and a later one adds it:
     /// otherwise another node could take the claim over.
     pub(super) fn report(&mut self, view: &View, record: &ClusterRecord) -> Result<(), Interrupt> {
-        if let Some(other) = record.other_name(self.node(), view) {
+        let name = view.this().map_or("", |this| &this.name);
+        if let Some(other) = record.other_name(self.node(), name) {
             let node = self.node();
             return Err(Failure::refused(format!(
                 "the API knows this server as `{other}`, and would list it a second time as `{node}`; nothing was changed"
