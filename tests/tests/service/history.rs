@@ -84,8 +84,7 @@ async fn violations(
         violations.len(),
         plan.seed,
     );
-    // On a loaded machine, many requests run out of time.
-    assert!(told > requests / 3, "hardly anybody was told anything");
+    assert!(told > requests / 2, "{told} of {requests} requests were answered");
     violations
 }
 
