@@ -49,7 +49,8 @@ fn section(command: &mut Command, page: &mut String) {
         let usage = usage.trim_start_matches("Usage: ");
         let about = about.unwrap_or_default();
         page.extend([format!("### `{name}`\n\n{about}\n\n`{usage}`\n\n")]);
-        let rows: Vec<_> = command.get_arguments().filter_map(row).collect();
+        let options = command.get_arguments().filter(|arg| !arg.is_positional());
+        let rows: Vec<_> = command.get_positionals().chain(options).filter_map(row).collect();
         if !rows.is_empty() {
             *page += "| option | | default | variable |\n| --- | --- | --- | --- |\n";
             *page += &rows.concat();

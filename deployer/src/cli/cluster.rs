@@ -68,17 +68,9 @@ pub struct ClusterForgetArgs {
 
 #[derive(Debug, Args)]
 pub struct ClusterForgetMemberArgs {
-    /// Cluster ID
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    pub cluster_id: String,
+    #[command(flatten)]
+    pub cluster: ClusterForgetArgs,
     /// Name of the member, as `cluster show` prints it
     #[arg(value_parser = |text: &str| Node::new(text))]
     pub node: Node,
-    /// Do not ask for confirmation
-    #[arg(long, short)]
-    pub yes: bool,
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[command(flatten)]
-    pub records: RecordsArgs,
 }

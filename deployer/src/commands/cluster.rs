@@ -167,7 +167,10 @@ pub async fn run(
     let (ClusterCommand::List(ClusterListArgs { records, .. })
     | ClusterCommand::Show(ClusterShowArgs { records, .. })
     | ClusterCommand::Forget(ClusterForgetArgs { records, .. })
-    | ClusterCommand::ForgetMember(ClusterForgetMemberArgs { records, .. })) = &command;
+    | ClusterCommand::ForgetMember(ClusterForgetMemberArgs {
+        cluster: ClusterForgetArgs { records, .. },
+        ..
+    })) = &command;
     let records = records.clone();
     let keeper = records.keeper()?;
     match &keeper {
@@ -203,12 +206,9 @@ impl<S: Store> Operator<'_, S> {
             // It ends its result also after a signal.
             ClusterCommand::List(args) => self.list(args, signals).await,
             ClusterCommand::Show(args) => signals.or_stopped(self.show(args)).await,
-            ClusterCommand::Forget(ClusterForgetArgs { cluster_id, yes, .. }) => {
-                signals.or_stopped(self.forget(&cluster_id, None, yes)).await
-            }
-            ClusterCommand::ForgetMember(args) => {
-                let ClusterForgetMemberArgs { cluster_id, node, yes, .. } = args;
-                signals.or_stopped(self.forget(&cluster_id, Some(&node), yes)).await
+            ClusterCommand::Forget(args) => signals.or_stopped(self.forget(&args, None)).await,
+            ClusterCommand::ForgetMember(ClusterForgetMemberArgs { cluster, node }) => {
+                signals.or_stopped(self.forget(&cluster, Some(&node))).await
             }
         }
     }
@@ -230,12 +230,8 @@ impl<S: Store> Operator<'_, S> {
     }
 
     /// Forgets the cluster, or only this member.
-    async fn forget(
-        self,
-        cluster_id: &str,
-        node: Option<&Node>,
-        is_confirmed: bool,
-    ) -> anyhow::Result<()> {
+    async fn forget(self, args: &ClusterForgetArgs, node: Option<&Node>) -> anyhow::Result<()> {
+        let ClusterForgetArgs { cluster_id, yes: is_confirmed, .. } = args;
         let row = self.with_origin(self.find(cluster_id)).await?;
         let (id, now) = (escape_hidden(cluster_id), self.store.now());
         let is_done = match (&row.record, node) {
@@ -255,7 +251,7 @@ impl<S: Store> Operator<'_, S> {
         if is_done {
             return self.printer.result(&result);
         }
-        if !is_confirmed {
+        if !*is_confirmed {
             self.printer.message(result.cluster.to_string().trim_end());
         }
         let question = match node {
@@ -264,7 +260,7 @@ impl<S: Store> Operator<'_, S> {
                 "Forget member `{node}` of cluster `{id}`? If it still runs, its agent reports it again"
             ),
         };
-        confirm(&question, is_confirmed, self.printer).await?;
+        confirm(&question, *is_confirmed, self.printer).await?;
         let now = self.store.now();
         let forgotten = match (&row.record, node) {
             (Ok(seen), None) => self.store.forget(seen, now).await,
