@@ -751,18 +751,13 @@ fn credentials_that_come_late_are_waited_for() {
     let (servers, agents) = scene(1);
     let instance = Instance::start();
     instance.fail(true);
-    let variables = instance.variables().into_iter();
-    let agents = variables
-        .chain([("CBBOOTSTRAP_AUTH", "iam"), ("AWS_REGION", "us-east-1")])
-        .fold(agents, |agents, (name, value)| agents.with(name, value));
-    let up = agents.start(&servers[0], &[]);
-    thread::sleep(Duration::from_secs(1));
+    let signing = [("CBBOOTSTRAP_AUTH", "iam"), ("AWS_REGION", "us-east-1")];
+    let variables = [&instance.variables()[..], &signing].concat();
+    let run = agents.stay(&servers[0], &[], &variables);
+    run.wait_for("EC2's metadata service does not answer");
     instance.remove("iam/security-credentials/");
     instance.fail(false);
-    thread::sleep(Duration::from_secs(1));
+    run.wait_for("the instance has no role");
     instance.set("iam/security-credentials/", "the-role");
-    let up = up.end().ended_with(0);
-    for why in ["EC2's metadata service does not answer", "the instance has no role"] {
-        assert!(up.stderr.contains(why), "{up}");
-    }
+    run.wait_for("ready: reported");
 }

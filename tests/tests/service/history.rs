@@ -161,7 +161,7 @@ async fn one_server_keeps_the_protocol() {
 #[tokio::test]
 async fn three_servers_over_one_table_keep_the_protocol() {
     print_header();
-    on_three_servers(64, 600).await;
+    on_three_servers(24, 600).await;
 }
 
 #[tokio::test]
