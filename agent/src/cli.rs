@@ -36,10 +36,6 @@ pub enum Command {
     /// Does only what is missing: run it at every boot, and again after an error. Succeeds when the node is active, the cluster
     /// is balanced and the API lists the node.
     Up(Box<UpArgs>),
-    /// Print the nodes to connect to, for Sync Gateway and applications
-    Discover(DiscoverArgs),
-    /// Move this node's data to the other nodes and remove the node from the cluster
-    Leave(LeaveArgs),
     /// Do what `up` does, then keep the node in its cluster
     ///
     /// Recovers the node after a failover. On EC2, leaves before the Auto Scaling group, a Spot interruption or a retirement ends
@@ -47,6 +43,10 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Show the state of the server, its cluster and the API's record
     Status(NodeArgs),
+    /// Move this node's data to the other nodes and remove the node from the cluster
+    Leave(LeaveArgs),
+    /// Print the nodes to connect to, for Sync Gateway and applications
+    Discover(DiscoverArgs),
     #[command(flatten)]
     Manual(ManualCommand),
 }
@@ -74,7 +74,7 @@ pub struct ApiArgs {
     /// ID that all nodes of the cluster share
     #[arg(long, env = "CBBOOTSTRAP_CLUSTER_ID", value_parser = values::cluster_id, value_name = "ID")]
     pub cluster_id: Option<ClusterId>,
-    /// File with the cluster secret, with which the nodes verify each other; `-` is standard input
+    /// File with the cluster secret, with which the nodes verify each other; `-` is standard input, except for `run`
     #[arg(long, env = "CBBOOTSTRAP_SECRET_FILE", value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
     /// How the API authorizes requests; `iam` signs them with AWS credentials
@@ -103,7 +103,7 @@ pub struct ServerArgs {
     /// Name of the administrator
     #[arg(long, env = "CB_REST_USERNAME", default_value = "Administrator", value_name = "NAME")]
     pub username: String,
-    /// File with the administrator's password; `-` is standard input
+    /// File with the administrator's password; `-` is standard input, except for `run`
     #[arg(long, env = "CBBOOTSTRAP_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
     /// PEM file of the authority that signed the servers' certificates, to verify other nodes without a secret
@@ -197,8 +197,7 @@ pub struct ClusterArgs {
 
 #[derive(Clone, Copy, Debug, Args)]
 pub struct SizeArgs {
-    /// Number of nodes that the cluster begins with, 1 to 256: the first rebalance waits for them instead of `--settle`, and
-    /// `discover --wait` until they have reported
+    /// Number of nodes that the cluster begins with, 1 to 256: the first rebalance and `discover --wait` wait for them
     #[arg(long, env = "CBBOOTSTRAP_NODES", value_name = "NUMBER")]
     #[arg(value_parser = values::node_count)]
     pub nodes: Option<usize>,

@@ -217,7 +217,7 @@ pub struct ServerArgs {
     /// PEM file of the certificate's private key
     #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "Security")]
     pub tls_key: Option<PathBuf>,
-    /// Host name that requests can use besides `localhost`; can be repeated [default: any, unless on a loopback address]
+    /// Host name that requests can use besides `localhost`; can be repeated [default: any, but none on a loopback address]
     #[arg(long = "allowed-host", value_name = "NAME", help_heading = "Security", value_parser = HOST_NAME.parser())]
     pub allowed_hosts: Vec<String>,
     /// Refuse calls without a cluster token

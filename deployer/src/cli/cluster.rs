@@ -71,6 +71,7 @@ pub struct ClusterForgetMemberArgs {
     #[command(flatten)]
     pub cluster: ClusterForgetArgs,
     /// Name of the member, as `cluster show` prints it
-    #[arg(value_parser = |text: &str| Node::new(text))]
+    // Otherwise it gets the heading of the options before it.
+    #[arg(help_heading = None::<&str>, value_parser = |text: &str| Node::new(text))]
     pub node: Node,
 }

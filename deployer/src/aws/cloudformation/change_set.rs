@@ -45,7 +45,7 @@ pub struct UpdateMode {
     /// Do not wait until the new resources can be used; `--rollback-minutes` is then not possible
     #[arg(long)]
     pub express: bool,
-    /// Minutes to watch an update, at most 180, and to roll it back if more than 5 % of the requests fail; 0 does not watch
+    /// Minutes to watch an update, at most 180; it is rolled back if more than 5 % of the requests fail. 0 does not watch
     #[arg(
         long,
         value_name = "MINUTES",
