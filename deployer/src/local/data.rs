@@ -29,12 +29,12 @@ pub struct Data {
 impl Data {
     /// Opens the database in a directory for a server. Creates both if missing, readable by this user only.
     pub fn open(directory: &Path) -> anyhow::Result<Self> {
-        let unusable = |error: io::Error| unusable(directory, &error);
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
-        let lock = private(&directory.join(LOCK)).map_err(unusable)?;
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        created.map_err(|error| unusable(directory, &error))?;
+        let lock = private(&directory.join(LOCK))?;
         match lock.try_lock() {
             Ok(()) => (),
-            Err(TryLockError::Error(error)) => return Err(unusable(error).into()),
+            Err(TryLockError::Error(error)) => return Err(unusable(directory, &error).into()),
             Err(TryLockError::WouldBlock) => {
                 let message =
                     format!("another server uses the directory `{}`", directory.display());
@@ -45,11 +45,11 @@ impl Data {
         }
         check_log(directory)?;
         // SQLite gives new files beside it the same permissions.
-        private(&directory.join(FILE)).map_err(unusable)?;
+        private(&directory.join(FILE))?;
         for beside in [LOG, INDEX] {
             let path = directory.join(beside);
             if path.exists() {
-                private(&path).map_err(unusable)?;
+                private(&path)?;
             }
         }
         let store = opened(directory, Sqlite::create)?;
@@ -105,17 +105,35 @@ fn opened(
 }
 
 /// A file that only this user may read, also if it existed with other permissions.
-fn private(path: &Path) -> io::Result<File> {
-    let file = File::options().create(true).append(true).mode(0o600).open(path)?;
-    let permissions = fs::metadata(path)?.permissions();
-    if permissions.mode() & 0o077 != 0 {
-        file.set_permissions(Permissions::from_mode(0o600))?;
-    }
-    Ok(file)
+fn private(path: &Path) -> Result<File, Failure> {
+    let open = || {
+        let file = File::options().create(true).append(true).mode(0o600).open(path)?;
+        let permissions = fs::metadata(path)?.permissions();
+        if permissions.mode() & 0o077 != 0 {
+            file.set_permissions(Permissions::from_mode(0o600))?;
+        }
+        Ok(file)
+    };
+    open().map_err(|error| unusable(path, &error))
 }
 
-fn unusable(directory: &Path, error: &io::Error) -> Failure {
-    let directory = directory.display();
-    Failure::new(format!("cannot store the clusters in the directory `{directory}`: {error}"))
-        .hint("choose another with `--data`")
+/// Does not advise another directory first: the database in it would be empty, and second clusters would begin.
+fn unusable(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(format!("cannot store the clusters in `{}`: {error}", path.display())).hint(
+        "the server's user must own the directory and its files; `--data` names another directory",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_names_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        fs::create_dir(&path).unwrap();
+        let error = Data::open(directory.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{}`", path.display())), "{error}");
+    }
 }
