@@ -405,7 +405,7 @@ fn swarm_machines_become_one_cluster() {
     let name = |machine: &Machine| format!("{}.couchbase.internal", machine.name);
     let all = [manager, second, third].map(name);
     model.wait_for("three machines are one cluster", &all);
-    let [_, node, last] = [manager, second, third].map(|machine| {
+    let [_, _, last] = [manager, second, third].map(|machine| {
         let container = task(machine, "couchbase", "");
         wait_until_well(machine, &container);
         container
@@ -413,21 +413,21 @@ fn swarm_machines_become_one_cluster() {
 
     // Swarm replaces the tasks of a node and of the API.
     let api = task(second, "cbbootstrap", "");
-    second.crash(&node);
+    third.crash(&last);
     second.crash(&api);
-    let node = task(second, "couchbase", &node);
+    let last = task(third, "couchbase", &last);
     task(second, "cbbootstrap", &api);
     model.wait_for("the crashed node is back", &all);
-    wait_until_well(second, &node);
+    wait_until_well(third, &last);
 
-    // One machine leaves and loses its data, and joins again as a new node.
+    // One machine leaves and loses its data, and joins again as a new node. The volume is also in use by the crashed container.
     let leave = example.command("docker exec", &[("CONTAINER", &last)]);
     third.docker(&leave[1..]);
     label("--label-rm couchbase", third);
     model.wait_for("the third machine has left", &all[..2]);
     wait_until("its task is gone", || third.containers("name=couchbase_couchbase").pop());
-    for start in ["docker rm", "docker volume rm"] {
-        let remove = example.command(start, &[("CONTAINER", &last)]);
+    for start in ["docker container prune", "docker volume rm"] {
+        let remove = example.command(start, &[]);
         third.docker(&remove[1..]);
     }
     label("--label-add couchbase=true", third);

@@ -381,7 +381,7 @@ fn a_volume_is_deleted_only_after_its_node_has_left() {
         ("docs/kubernetes.md", &["leave --timeout 12h", "--replicas=3"][..]),
         ("examples/compose.yaml", &["leave --timeout 12h"]),
         // The commands run on several machines.
-        ("examples/swarm.yaml", &["docker rm CONTAINER"]),
+        ("examples/swarm.yaml", &["docker container prune"]),
     ] {
         let text = read(path);
         for part in joined {
