@@ -13,6 +13,9 @@ use super::{
 /// How long a rebalance runs that waits for services that never come up, unless it is stopped.
 const ENDLESS: Duration = Duration::from_hours(1);
 
+/// How long a rebalance runs before it removes the nodes that were failed over.
+const PREPARATION: Duration = Duration::from_millis(100);
+
 /// What a rebalance is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
@@ -297,6 +300,7 @@ impl World {
         if rebalance.is_preparing() && !self.prepare(index, now) {
             return;
         }
+        self.eject_failed_over(index, now);
         let Some(rebalance) = &mut self.clusters[index].rebalance else {
             return;
         };
@@ -336,6 +340,21 @@ impl World {
             self.end_rebalance(index, true, now);
         }
         false
+    }
+
+    /// Nodes that were failed over leave before any data moves.
+    fn eject_failed_over(&mut self, index: usize, now: Instant) {
+        let cluster = &self.clusters[index];
+        let Some(rebalance) = cluster.rebalance.as_ref().filter(|r| now >= r.began + PREPARATION)
+        else {
+            return;
+        };
+        let leaves =
+            |member: &&Member| member.is_failed_over() && rebalance.ejected.contains(&member.node);
+        let nodes: Vec<_> = cluster.members.iter().filter(leaves).map(|m| m.node).collect();
+        if !nodes.is_empty() {
+            self.remove(index, &nodes, Removal::Clean);
+        }
     }
 
     /// The added nodes become active.

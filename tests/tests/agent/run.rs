@@ -240,7 +240,7 @@ fn failed_over_node_leaves_only_if_others_have_its_data() {
         instance.terminate();
         if leaves {
             wait_until("the hook is completed", || instance.is_complete());
-            one_cluster(&servers, 2);
+            wait_for_cluster(&servers, 2);
             continue;
         }
         let why = "this node has been failed over, and other nodes may not have all of its data";
