@@ -13,7 +13,10 @@ use super::{
 use crate::{
     api::{ApiError, Identity},
     cli::LeaveArgs,
-    decision::{self, Action, Admission, Memory, Testimony},
+    decision::{
+        self, Action, Admission, Memory, Testimony,
+        life::{self, Ending},
+    },
     http::CallError,
     printer::Printer,
     record::ClusterRecord,
@@ -45,7 +48,7 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let here = settings::here(args.node.api, args.node.server, clock.deadline)?;
     let _lock = lock(&here.server, &clock)?;
     let mut leaving = Leaving { checks_name: true, ..Leaving::default() };
-    clock.repeat(|| leaving.round(&here, printer))?;
+    clock.repeat(|| leaving.round(&here, None, printer))?;
     let initial_node = clock.repeat(|| leaving.report(&here).map(Some))?;
     let (cluster_id, node) =
         (here.api.cluster_id.as_str().to_owned(), here.identity.node.to_string());
@@ -57,8 +60,6 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
 pub(super) struct Leaving {
     /// Whether to refuse another name than the record's. A machine that ends does not wait for that.
     checks_name: bool,
-    /// Whether the machine ends soon, and so this rebalance is the last one.
-    pub(super) is_last_chance: bool,
     is_checked: bool,
     /// The server's name in its cluster.
     server_name: String,
@@ -75,6 +76,7 @@ impl Leaving {
     pub(super) fn round(
         &mut self,
         here: &Here,
+        ending: Option<&Ending>,
         printer: &Printer,
     ) -> Result<Option<()>, Interrupt> {
         let view = match here.server.cluster() {
@@ -112,7 +114,7 @@ impl Leaving {
         let is_purpose_reached = view.is_balanced && !self.is_own_rebalance;
         self.is_own_rebalance &= view.is_rebalancing;
         rebalances::watch(&mut self.memory, &here.server, &view, is_purpose_reached, printer)?;
-        let action = next_action(&view, &self.memory, Instant::now(), self.is_last_chance);
+        let action = next_action(&view, &self.memory, Instant::now(), ending);
         Err(Interrupt::wait(self.act(action, &view, &here.server, printer)?))
     }
 
@@ -274,7 +276,7 @@ fn check_name(
 }
 
 /// Decides the next step out of the cluster. [`Action::Done`]: this is the last active node, which cannot leave.
-fn next_action(view: &View, memory: &Memory, now: Instant, is_last_chance: bool) -> Action {
+fn next_action(view: &View, memory: &Memory, now: Instant, ending: Option<&Ending>) -> Action {
     let Some(this) = view.this() else {
         return Action::Wait("the server does not list itself yet".to_owned());
     };
@@ -294,9 +296,7 @@ fn next_action(view: &View, memory: &Memory, now: Instant, is_last_chance: bool)
                 .to_owned(),
         );
     }
-    // What stays on this machine is lost. Those that were failed over have copies, and are to be removed or to recover later.
-    let drops_failed_over = is_last_chance && view.can_lose(view.count_failed_over());
-    if let Some(action) = decision::obstacle(view, memory, now, drops_failed_over) {
+    if let Some(action) = decision::obstacle(view, memory, now, life::removable(ending, view)) {
         return action;
     }
     let failed_over = view.others().filter(|node| node.membership == Membership::FailedOver);
@@ -306,6 +306,8 @@ fn next_action(view: &View, memory: &Memory, now: Instant, is_last_chance: bool)
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use cbbootstrap_protocol::names::Uuid;
 
     use super::*;
@@ -349,22 +351,31 @@ mod tests {
             ("a rebalance runs", View { is_rebalancing: true, ..view(failed(ME), active(OTHER), 0) }, Some("a rebalance runs")),
         ];
         for (what, view, reason) in cases {
-            match (next_action(&view, &memory, since + decision::DEAD_AFTER, false), reason) {
+            match (next_action(&view, &memory, since + decision::DEAD_AFTER, None), reason) {
                 (Action::Rebalance { .. }, None) => {}
                 (Action::Wait(why), Some(part)) if why.contains(part) => {}
                 (action, _) => panic!("{what}: {action:?}, not {reason:?}"),
             }
         }
         let never_in = view(added(ME), active(OTHER), 0);
-        let action = next_action(&never_in, &memory, since, false);
+        let action = next_action(&never_in, &memory, since, None);
         assert_eq!(action, Action::Eject("ns_1@10.0.0.1".to_owned()));
 
         // Two Spot interruptions at once: the other node has been failed over for its own, and still runs.
-        for (replicas, is_last_chance, rebalances) in
-            [(1, true, true), (1, false, false), (0, true, false)]
-        {
+        let ending = |seconds| Ending {
+            cause: life::Cause::SpotInterruption,
+            time_left: Duration::from_secs(seconds),
+            comes_back: false,
+        };
+        for (replicas, ending, rebalances) in [
+            (1, Some(ending(120)), true),
+            (1, Some(ending(20)), false),
+            (2, Some(ending(20)), true),
+            (1, None, false),
+            (0, Some(ending(120)), false),
+        ] {
             let view = view(active(ME), failed(OTHER), replicas);
-            let action = next_action(&view, &memory, since, is_last_chance);
+            let action = next_action(&view, &memory, since, ending.as_ref());
             assert_eq!(matches!(action, Action::Rebalance { .. }), rebalances, "{action:?}");
         }
     }

@@ -91,6 +91,11 @@ impl Ending {
     pub fn is_imminent(&self) -> bool {
         self.cause == Cause::SpotInterruption || self.time_left <= FAILOVER_LEAD
     }
+
+    /// Whether this node's data can move away before the end.
+    fn leaves_time(&self, this: &NodeInfo, view: &View) -> bool {
+        time_to_leave(this, view).is_some_and(|time| time <= self.time_left)
+    }
 }
 
 impl fmt::Display for Ending {
@@ -178,6 +183,32 @@ pub fn next_step(
     }
 }
 
+/// Which failed-over nodes a rebalance may remove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removable {
+    Nothing,
+    /// Those that cannot be reached any more.
+    Dead,
+    /// Also those that could recover.
+    All,
+}
+
+/// Which failed-over nodes the rebalance may remove with which a node leaves. The server deletes their data at the start, before it moves
+/// any: data that cannot move before the machine ends needs yet another copy.
+pub fn removable(ending: Option<&Ending>, view: &View) -> Removable {
+    let is_late = |this: &NodeInfo| {
+        this.membership == Membership::Active
+            && ending.is_some_and(|ending| !ending.leaves_time(this, view))
+    };
+    let lost = view.count_failed_over() + usize::from(view.this().is_some_and(is_late));
+    match ending {
+        _ if !view.can_lose(lost) => Removable::Nothing,
+        // What stays on this machine is lost. The others are to be removed or to recover later.
+        Some(ending) if ending.is_imminent() && !ending.comes_back => Removable::All,
+        _ => Removable::Dead,
+    }
+}
+
 /// For a member of a cluster whose machine ends.
 fn end(ending: &Ending, view: &View, departure: Departure, fewest_replicas: Option<u32>) -> Step {
     let Some(this) = view.this() else {
@@ -199,7 +230,7 @@ fn end(ending: &Ending, view: &View, departure: Departure, fewest_replicas: Opti
         (true, false) => return rest("a rebalance runs"),
         (false, _) => {}
     }
-    let is_time = time_to_leave(this, view).is_some_and(|time| time <= ending.time_left);
+    let is_time = ending.leaves_time(this, view);
     let obstacle = if departure.is_failover_refused {
         Some("the server refuses it".to_owned())
     } else {

@@ -6,7 +6,7 @@ use cbbootstrap_protocol::{names::Node, wire::State};
 
 use super::{
     Action, Asked, DEAD_AFTER, Extra, Goal, Memory, NEXT_NODE_LIMIT, StopReason, TRUSTED_AFTER,
-    time_since, wait,
+    life::Removable, time_since, wait,
 };
 use crate::{
     record::ClusterRecord,
@@ -245,7 +245,7 @@ fn balance(
     if !is_in && this.recovery == Recovery::Delta && memory.is_delta_refused {
         return Some(recover(this, view, memory, now));
     }
-    if let Some(action) = obstacle(view, memory, now, false) {
+    if let Some(action) = obstacle(view, memory, now, Removable::Dead) {
         return Some(action);
     }
     let beginning = beginning(goal, view, memory, now);
@@ -292,22 +292,26 @@ fn beginning(goal: &Goal, view: &View, memory: &Memory, now: Instant) -> Option<
 /// What keeps a rebalance from starting, or would make it remove a node that works.
 ///
 /// The server prepares every node except failed-over ones, and fails after 30 s if one does not answer. It removes failed-over
-/// nodes that are not marked for recovery, even if they are healthy again; `drops_failed_over` accepts that.
+/// nodes that are not marked for recovery, even if they are healthy again.
 pub fn obstacle(
     view: &View,
     memory: &Memory,
     now: Instant,
-    drops_failed_over: bool,
+    removable: Removable,
 ) -> Option<Action> {
     view.others().find_map(|node| {
         let (name, is_well) = (&node.name, node.health != Health::Unhealthy);
         let is_dead = is_dead(node, memory, now);
         let why = match node.membership {
-            Membership::FailedOver if drops_failed_over => return None,
+            Membership::FailedOver if removable == Removable::All => return None,
             Membership::FailedOver if is_well => format!(
                 "`{name}` has been failed over and is back: recover it or remove it in Couchbase Server; a rebalance now would remove it"
             ),
-            Membership::FailedOver if is_removable(node, view, memory, now) => return None,
+            Membership::FailedOver
+                if removable == Removable::Dead && is_removable(node, view, memory, now) =>
+            {
+                return None;
+            }
             Membership::FailedOver if is_dead => format!(
                 "`{name}` has been failed over, and a rebalance would remove it with data that may have no other copy: recover it or remove it in Couchbase Server"
             ),

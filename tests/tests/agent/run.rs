@@ -441,6 +441,26 @@ fn node_with_a_bucket_without_replicas_is_never_failed_over() {
     residents[2].wait_for("the node is not failed over instead: a bucket has no replicas");
 }
 
+/// A rebalance deletes the data of failed-over nodes before it moves any, and this one does not end in time.
+#[test]
+fn spot_interruption_without_time_keeps_the_only_other_copy_of_data() {
+    for (bucket, is_removed) in [("app:100:1", false), ("app:100:2", true)] {
+        let (servers, _agents, instance, residents) = with_instance(&["--bucket", bucket]);
+        call(&servers[0], "/controller/failOver", &[("otpNode", &otp(&servers[1]))]);
+        residents[1].wait_for("recover it, or rebalance it out, in Couchbase Server");
+        servers.rebalance_takes(seconds(60));
+        interrupt(&instance, "terminate", seconds(120));
+        if is_removed {
+            wait_until("the failed-over node is out", || servers[1].is_blank());
+            assert!(servers.clusters()[0].is_rebalancing);
+            continue;
+        }
+        residents[2].wait_for("has been failed over and is back");
+        let failed_over = Some(Membership::InactiveFailed);
+        assert_never("it is removed", || membership(&servers, 1) != failed_over);
+    }
+}
+
 /// The interruption does not wait for the lifecycle hook.
 #[test]
 fn spot_interruption_during_a_scale_in_fails_the_node_over_gracefully() {

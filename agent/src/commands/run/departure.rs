@@ -9,7 +9,7 @@ use crate::{
     aws::autoscaling::{HEARTBEAT_INTERVAL, Hook},
     cli::LifeArgs,
     commands::leave::Leaving,
-    decision::life,
+    decision::life::{self, Ending},
     pauses::Cause,
     printer::Printer,
     server::Server,
@@ -71,12 +71,11 @@ impl Departing {
     pub(super) fn leave(
         &mut self,
         here: &Here,
-        is_last_chance: bool,
+        ending: Option<&Ending>,
         printer: &Printer,
     ) -> Result<(), Interrupt> {
         if self.out_since.is_none() {
-            self.leaving.is_last_chance = is_last_chance;
-            let left = self.leaving.round(here, printer);
+            let left = self.leaving.round(here, ending, printer);
             self.state.is_leaving |= self.leaving.is_on_its_way;
             if left?.is_none() {
                 return Err(Interrupt::wait("this node is leaving"));

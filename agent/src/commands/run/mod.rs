@@ -25,7 +25,7 @@ use crate::{
     cli::{LifeArgs, PauseArgs, Recover, RunArgs},
     decision::{
         self, Asked, OwnServer,
-        life::{self, Ending, Notice, Step},
+        life::{self, Notice, Step},
     },
     http::Deadline,
     lock::{Lock, describe_holder},
@@ -210,7 +210,6 @@ impl<'r> Life<'r> {
         is_healthy: bool,
     ) -> Result<Outcome, Interrupt> {
         let ending = self.notice.as_ref().and_then(Notice::ending);
-        let is_last_chance = ending.is_some_and(Ending::is_imminent);
         let fewest_replicas = match (ending, view) {
             // An unknown answer counts as unsafe.
             (Some(_), Some(_)) => self.up.here.server.fewest_replicas().unwrap_or(Some(0)),
@@ -245,7 +244,8 @@ impl<'r> Life<'r> {
                         "the time may not be enough to move this node's data, and the node is not failed over instead: {why}"
                     ));
                 }
-                self.departing.leave(&self.up.here, is_last_chance, self.printer)?;
+                let ending = self.notice.as_ref().and_then(Notice::ending);
+                self.departing.leave(&self.up.here, ending, self.printer)?;
                 // It left by itself: no operator removed it.
                 (self.last, self.is_removal_unclear) = (None, false);
                 Ok(Outcome::Acted)

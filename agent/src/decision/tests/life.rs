@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::decision::life::{
-    Cause, Departure, Ending, FAILOVER_LEAD, Notice, RETIREMENT_LEAD, Step, failover_obstacle,
-    next_step, time_to_leave,
+    Cause, Departure, Ending, FAILOVER_LEAD, Notice, RETIREMENT_LEAD, Removable, Step,
+    failover_obstacle, next_step, removable, time_to_leave,
 };
 
 fn ending(time_left: Duration, comes_back: bool) -> Notice {
@@ -284,6 +284,39 @@ fn failover_never_costs_data() {
                 }
             }
         }
+    }
+}
+
+/// The server deletes the data of failed-over nodes before it moves any.
+#[test]
+fn failed_over_node_is_removed_only_if_its_data_stays_elsewhere() {
+    let spot = |seconds| Some(ending(Duration::from_secs(seconds), false));
+    let retires = |time_left, comes_back| Some(retirement(time_left, comes_back));
+    let (small, huge) = (|| sized(0, active(ME)), || sized(1_000_000_000_000, active(ME)));
+    let day = Duration::from_hours(24);
+    #[rustfmt::skip]
+    let cases = [
+        ("no end", None, huge(), 1, Removable::Dead),
+        ("no end, no replicas", None, small(), 0, Removable::Nothing),
+        ("enough time", spot(120), small(), 1, Removable::All),
+        ("enough time, no replicas", spot(120), small(), 0, Removable::Nothing),
+        ("too much data", spot(120), huge(), 1, Removable::Nothing),
+        ("too much data, two replicas", spot(120), huge(), 2, Removable::All),
+        ("unknown size", spot(120), active(ME), 1, Removable::Nothing),
+        ("no time", spot(20), small(), 1, Removable::Nothing),
+        ("failed over: nothing moves", spot(20), failed(ME), 1, Removable::Nothing),
+        ("failed over, two replicas", spot(20), failed(ME), 2, Removable::All),
+        ("added: it has no data", spot(20), added(ME), 1, Removable::All),
+        ("tomorrow", retires(day, false), small(), 1, Removable::Dead),
+        ("tomorrow, too much data", retires(day, false), huge(), 1, Removable::Nothing),
+        ("it comes back", Some(ending(Duration::from_mins(2), true)), small(), 1, Removable::Dead),
+        ("it comes back, too much data", retires(FAILOVER_LEAD, true), huge(), 1, Removable::Nothing),
+    ];
+    for (what, notice, this, replicas, expected) in cases {
+        let view = with_bucket(cluster_of([this, active(FIRST), failed(THIRD)]));
+        let view = View { fewest_replicas: Some(replicas), ..view };
+        let ending = notice.as_ref().and_then(Notice::ending);
+        assert_eq!(removable(ending, &view), expected, "{what}");
     }
 }
 
