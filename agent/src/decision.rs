@@ -212,6 +212,11 @@ impl Memory {
         }
     }
 
+    /// Whether a failure or the agent has caused a failover.
+    pub fn explains_failover(&self) -> bool {
+        self.was_away || self.is_failed_over_by_agent
+    }
+
     /// What a run that starts over must still know: whether a failure explains a failover, an initialisation or a leave, which may still
     /// take effect, which servers are absent, that someone has stopped a rebalance, which removals are not reported yet, and which buckets
     /// there were.

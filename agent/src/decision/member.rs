@@ -199,7 +199,7 @@ pub fn lists(ours: &View, theirs: &View) -> bool {
 /// Another node that is away may have the only other copy of some data: it has to come back first, or be removed. The rebalance
 /// removes dead nodes whose data is elsewhere.
 fn recover(this: &NodeInfo, view: &View, memory: &Memory, now: Instant) -> Action {
-    if !memory.was_away && !memory.is_failed_over_by_agent {
+    if !memory.explains_failover() {
         return Action::Stop(StopReason::FailedOver);
     }
     let is_away = |node: &&NodeInfo| {

@@ -740,20 +740,21 @@ fn twin_is_not_replaced_where_data_would_be_lost() {
 
 #[test]
 fn node_that_people_remove_stays_out_until_the_agent_restarts() {
-    // The second one is too short to be seen.
-    for (takes, is_failed_over) in
-        [(3, false), (0, false), (3, true), (0, true)].map(|(takes, is)| (seconds(takes), is))
+    // Some rebalances are too short to be seen, and the last begins before the cause of the failover is known.
+    let (known, unclear) = ("recover it, or rebalance it out, in", "may count that in a moment");
+    for (takes, failed_over) in
+        [(3, None), (0, None), (3, Some(known)), (0, Some(known)), (3, Some(unclear))]
     {
         let (servers, agents) = scene(3);
         let mut residents = agents.all_stay(&servers, &["--nodes", "3"]);
         let otp_of_third = otp(&servers[2]);
-        if is_failed_over {
+        if let Some(why) = failed_over {
             call(&servers[0], "/controller/failOver", &[("otpNode", &otp_of_third)]);
-            residents[2].wait_for("recover it, or rebalance it out, in Couchbase Server");
+            residents[2].wait_for(why);
         }
-        servers.rebalance_takes(takes);
+        servers.rebalance_takes(seconds(takes));
         let known: Vec<_> = servers.nodes().iter().map(otp).collect();
-        let ejected = if is_failed_over { String::new() } else { otp_of_third };
+        let ejected = if failed_over.is_some() { String::new() } else { otp_of_third };
         let form = [("knownNodes", known.join(",")), ("ejectedNodes", ejected)];
         let form = form.each_ref().map(|(name, value)| (*name, value.as_str()));
         call(&servers[0], "/controller/rebalance", &form);

@@ -266,7 +266,7 @@ impl<'r> Life<'r> {
         // Also after a refusal, a `leave` by hand has to be noticed.
         if self.lock.is_none() {
             if let Some(last) = &mut self.last {
-                (last.may_leave, last.is_failed_over) = (true, false);
+                (last.may_leave, last.could_recover) = (true, false);
             }
             return Ok(Some(Outcome::Busy(describe_holder(&self.up.here.server.url))));
         }

@@ -18,7 +18,8 @@ pub(super) struct Last {
     /// Whether it was well and knew its cluster. If it was failed over, this was so before a rebalance began: agents remove nodes that
     /// cannot be reached, and such a node may come back while they do.
     pub(super) sees_cluster: bool,
-    pub(super) is_failed_over: bool,
+    /// Whether it was failed over after a failure. The agent of a machine that ends also removes such a node.
+    pub(super) could_recover: bool,
 }
 
 impl Life<'_> {
@@ -39,10 +40,12 @@ impl Life<'_> {
                 };
                 let sees_cluster = is_well && view.nodes.len() > 1 && !view.others().any(is_lost);
                 let may_leave = is_well && view.is_rebalancing;
-                let is_failed_over =
-                    view.this().is_some_and(|this| this.membership == Membership::FailedOver);
+                let up::Run { goal, state, .. } = &self.up;
+                let could_recover = goal.recovers
+                    && state.memory.explains_failover()
+                    && view.this().is_some_and(|this| this.membership == Membership::FailedOver);
                 let at = Instant::now();
-                self.last = Some(Last { at, may_leave, sees_cluster, is_failed_over });
+                self.last = Some(Last { at, may_leave, sees_cluster, could_recover });
                 let departure = &mut self.departing.state;
                 departure.is_removed = false;
                 // A rebalance that this run started goes on after the notice was withdrawn.
@@ -58,10 +61,7 @@ impl Life<'_> {
                     // A refusal was about a member.
                     self.rest_until = None;
                 }
-                // A node that has failed and could recover is also removed by the agent of a machine that ends.
-                let up::Run { goal, state, .. } = &self.up;
-                let is_left_to_people = state.memory.is_failover_intended || !goal.recovers;
-                if let Some(last) = last.filter(|last| !last.is_failed_over || is_left_to_people) {
+                if let Some(last) = last.filter(|last| !last.could_recover) {
                     self.departing.state.is_removed |= last.may_leave;
                     self.is_removal_unclear = last.sees_cluster && !last.may_leave;
                 }

@@ -250,8 +250,7 @@ impl<'r> Run<'r> {
         rebalances::watch(memory, server, view, view.is_balanced, self.printer)?;
         let is_failed_over =
             view.this().is_some_and(|this| this.membership == Membership::FailedOver);
-        let is_explained =
-            memory.was_away || memory.is_failed_over_by_agent || memory.is_failover_intended;
+        let is_explained = memory.explains_failover() || memory.is_failover_intended;
         if is_failed_over && self.goal.recovers && !is_explained {
             match server.auto_failovers() {
                 // The failure was too short to be seen.
