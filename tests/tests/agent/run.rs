@@ -7,6 +7,7 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixDatagram},
     },
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -1037,6 +1038,26 @@ fn sighup_reads_the_options_file_again() {
     }
     wait_for_cluster(&servers, 2);
     residents[0].wait_for("reload: the options were read again");
+}
+
+/// A pipe that nobody writes to would block the agent.
+#[test]
+fn password_from_a_pipe_is_read_once() {
+    let (servers, agents) = scene(2);
+    let agents = agents.with("CBBOOTSTRAP_NODES", "2");
+    let pipe = agents.user.home.path().join("password");
+    let made = Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let path = pipe.display().to_string();
+    let options = ["--services", "query", "--password-file", &path];
+    let resident = agents.stay(&servers[1], &options, &[]);
+    fs::write(&pipe, LOGIN.1).unwrap();
+    let why = "is not a regular file and is read only once";
+    resident.wait_for(why);
+    resident.signal("HUP");
+    wait_until("the reload is refused", || resident.log().matches(why).count() == 2);
+    let _first = agents.stay(&servers[0], &[], &[]);
+    wait_for_cluster(&servers, 2);
 }
 
 #[test]

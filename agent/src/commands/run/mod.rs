@@ -9,7 +9,7 @@ mod signals;
 mod systemd;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -61,6 +61,7 @@ pub fn run(args: RunArgs, printer: &Printer) -> anyhow::Result<Exit> {
 struct Life<'r> {
     up: up::Run<'r>,
     options: LifeArgs,
+    config: Option<PathBuf>,
     printer: &'r Printer,
     monitor: &'r Monitor,
     machine: Machine,
@@ -115,6 +116,7 @@ impl<'r> Life<'r> {
                 .hint("give files: `--password-file`, `--secret-file`")
                 .into());
         }
+        let config = api.config.clone();
         // Each call has its own time limit.
         let here = settings::here(api, server, Deadline::never())?;
         up::check_options(&here, &cluster, printer)?;
@@ -124,6 +126,7 @@ impl<'r> Life<'r> {
         Ok(Self {
             up,
             options: life,
+            config,
             printer,
             monitor,
             machine: Machine::default(),

@@ -1,6 +1,10 @@
 //! What stays of a life when the options are read again.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use cbbootstrap_cli::{
     command_line,
@@ -18,13 +22,27 @@ use crate::{
 /// How often the secrets are read while the node lacks something.
 const SECRETS_AGE: Duration = Duration::from_secs(10);
 
-/// Reads the command line, the environment and the options file again.
-fn read_options() -> anyhow::Result<RunArgs> {
+/// Reads the command line, the environment and the options file, which was this one before, again.
+fn read_options(config: Option<&PathBuf>) -> anyhow::Result<RunArgs> {
+    check_regular(config)?;
     let (Cli { command }, _) = command_line::try_read::<Cli>(config::options)?;
-    match command {
-        Command::Run(args) => Ok(*args),
-        _ => Err(Failure::usage("the arguments are not those of `run`").into()),
-    }
+    let Command::Run(args) = command else {
+        return Err(Failure::usage("the arguments are not those of `run`").into());
+    };
+    let RunArgs { api, server, .. } = &*args;
+    check_regular(
+        [&api.secret_file, &server.password_file, &server.ca_cert].into_iter().flatten(),
+    )?;
+    Ok(*args)
+}
+
+/// Without a writer, a pipe would block the agent.
+fn check_regular<'f>(files: impl IntoIterator<Item = &'f PathBuf>) -> Result<(), Failure> {
+    let is_special = |file: &&PathBuf| fs::metadata(file).is_ok_and(|file| !file.is_file());
+    files.into_iter().find(is_special).map_or(Ok(()), |file| {
+        let file = file.display();
+        Err(Failure::usage(format!("`{file}` is not a regular file and is read only once")))
+    })
 }
 
 impl Life<'_> {
@@ -37,7 +55,7 @@ impl Life<'_> {
         self.secrets_read_at = Instant::now();
         let here = &self.up.here;
         let read = || {
-            let RunArgs { api, mut server, .. } = read_options()?;
+            let RunArgs { api, mut server, .. } = read_options(self.config.as_ref())?;
             server.node = Some(here.identity.node.clone());
             settings::here(api, server, Deadline::never())
         };
@@ -60,7 +78,8 @@ impl Life<'_> {
         // READY=1 would end the start of a node that still joins.
         let notify = |state| self.is_ready.then(|| systemd::notify(state, "1"));
         notify("RELOADING");
-        let new = read_options().and_then(|args| Self::new(args, self.printer, self.monitor));
+        let new = read_options(self.config.as_ref())
+            .and_then(|args| Self::new(args, self.printer, self.monitor));
         notify("READY");
         match new {
             Ok(new) => {
