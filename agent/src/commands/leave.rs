@@ -72,6 +72,13 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
+    /// What a run that starts over must still know: what it has begun, and what it has to report then.
+    #[must_use]
+    pub(super) fn keep(self) -> Self {
+        let memory = Memory { removed: self.memory.removed, ..Memory::default() };
+        Self { is_checked: false, generation: None, memory, ..self }
+    }
+
     /// One step, after which the next round reads the cluster again; done when the server belongs to no cluster.
     pub(super) fn round(
         &mut self,
@@ -322,6 +329,24 @@ mod tests {
         let third = NodeInfo { is_asked: false, ..NodeInfo::healthy("10.0.0.3") };
         let uuid = Uuid::new("a1").unwrap();
         View { fewest_replicas: Some(replicas), ..View::balanced(uuid, vec![this, other, third]) }
+    }
+
+    #[test]
+    fn run_that_starts_over_knows_what_it_has_begun() {
+        let removed = || [OTHER.to_owned()].into();
+        let leaving = Leaving {
+            is_checked: true,
+            server_name: ME.to_owned(),
+            generation: Some(1),
+            is_on_its_way: true,
+            is_own_rebalance: true,
+            memory: Memory { removed: removed(), failed_rebalances: 3, ..Memory::default() },
+            ..Leaving::default()
+        };
+        let kept = leaving.keep();
+        assert!(kept.is_on_its_way && kept.is_own_rebalance && !kept.is_checked);
+        assert_eq!((kept.server_name.as_str(), kept.generation), (ME, None));
+        assert_eq!((kept.memory.removed, kept.memory.failed_rebalances), (removed(), 0));
     }
 
     /// A rebalance drops a failed-over node without moving its data.

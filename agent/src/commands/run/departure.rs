@@ -36,12 +36,12 @@ pub(super) struct Departing {
 impl Departing {
     /// Forgets what was observed, after a refusal.
     pub(super) fn start_over(&mut self) {
-        self.leaving = Leaving::default();
+        self.leaving = std::mem::take(&mut self.leaving).keep();
     }
 
     /// What stays when the options are read again, which may name another hook.
     pub(super) fn keep(self) -> Self {
-        Self { leaving: Leaving::default(), hook: None, ..self }
+        Self { leaving: self.leaving.keep(), hook: None, ..self }
     }
 
     /// Fails the node over gracefully. Returns what to wait for.
