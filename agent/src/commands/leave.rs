@@ -226,8 +226,9 @@ impl Leaving {
         // A server has another name than its agent also where an operator added it, or where it has none (`127.0.0.1`). The record then
         // does not list the server's.
         let other_name = record.other_name(node, &self.server_name);
+        let is_this = |other: &Node| other == node || Some(other) == other_name;
         let is_only_member =
-            record.state == State::Ready && record.nodes().into_iter().all(|other| other == node);
+            record.state == State::Ready && record.nodes().into_iter().all(is_this);
         let (id, own) = (here.api.cluster_id.as_str(), &view.uuid);
         let failure = match (&record.cluster_uuid, other_name.filter(|_| self.checks_name)) {
             (Some(recorded), _) if recorded != own => Failure::refused(format!(

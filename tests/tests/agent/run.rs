@@ -825,25 +825,26 @@ fn members_stay_while_the_api_is_away() {
 }
 
 /// Agents whose API answers as API Gateway does without a permission, while the flag is set.
-fn with_forbidding_api(agents: Agents) -> (Agents, Stub, Arc<AtomicBool>) {
-    let (api, is_forbidding) = (agents.api.clone(), Arc::new(AtomicBool::new(false)));
-    let forbids = Arc::clone(&is_forbidding);
+/// An API that answers with this status on demand.
+fn with_failing_api(agents: Agents, status: u16) -> (Agents, Stub, Arc<AtomicBool>) {
+    let (api, is_failing) = (agents.api.clone(), Arc::new(AtomicBool::new(false)));
+    let fails = Arc::clone(&is_failing);
     let front = Stub::start(move |request| {
-        if forbids.load(Ordering::Relaxed) {
-            return (403, r#"{"message":"Forbidden"}"#.to_owned());
+        if fails.load(Ordering::Relaxed) {
+            return (status, r#"{"message":"Forbidden"}"#.to_owned());
         }
         let answer = http::post(&api, &request.path, &request.body).unwrap();
         (answer.status, answer.body)
     });
     let agents = agents.with("CBBOOTSTRAP_API", &front.url);
-    (agents, front, is_forbidding)
+    (agents, front, is_failing)
 }
 
 #[test]
 fn machine_that_ends_leaves_although_the_api_refuses() {
     for is_scale_in in [true, false] {
         let (servers, agents) = scene(3);
-        let (agents, _front, is_forbidding) = with_forbidding_api(agents);
+        let (agents, _front, is_forbidding) = with_failing_api(agents, 403);
         let (servers, _agents, instance, residents) = join_with_instance(servers, agents, &[]);
         is_forbidding.store(true, Ordering::Relaxed);
         if is_scale_in {
@@ -860,6 +861,40 @@ fn machine_that_ends_leaves_although_the_api_refuses() {
     }
 }
 
+/// The record lists the server of a machine that got another name under the old one.
+#[test]
+fn renamed_machine_leaves_under_the_recorded_name() {
+    let (servers, agents) = scene(3);
+    agents.join(servers.nodes(), &[]);
+    for node in [&servers[0], &servers[2]] {
+        let body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": node.address()});
+        let left = http::post(&agents.api, "/cluster/leave", &body.to_string()).unwrap();
+        assert_eq!(left.status, 200, "{left:?}");
+    }
+    let (agents, _front, is_away) = with_failing_api(agents, 503);
+    let instance = Instance::start();
+    let variables = [&instance.variables()[..], &[("CBBOOTSTRAP_NODE", "node.example.com")]];
+    let resident = agents.stay(&servers[1], &[], &variables.concat());
+    instance.terminate();
+    resident.wait_for("this is the only member of `demo` that the API knows");
+    assert!(!servers[1].is_blank());
+    drop(resident);
+
+    agents.up(&servers[0], &[]).document();
+    servers.rebalance_takes(seconds(2));
+    let resident = agents.stay(&servers[1], &[], &variables.concat());
+    wait_until("the rebalance", || servers.clusters()[0].is_rebalancing);
+    is_away.store(true, Ordering::Relaxed);
+    wait_until("the node is out", || servers[1].is_blank());
+    resident.wait_for("returned status 503");
+    // The report comes after the options were read again.
+    resident.signal("HUP");
+    resident.wait_for("reload: the options were read again");
+    is_away.store(false, Ordering::Relaxed);
+    wait_until("the hook is completed", || instance.is_complete());
+    assert_eq!(agents.record()["nodes"], json!([servers[0].address()]));
+}
+
 #[test]
 fn restarted_member_is_ready_although_the_api_refuses() {
     let directory = tempfile::tempdir().unwrap();
@@ -868,7 +903,7 @@ fn restarted_member_is_ready_although_the_api_refuses() {
     socket.set_read_timeout(Some(seconds(30))).unwrap();
     let (servers, agents) = scene(2);
     agents.join(servers.nodes(), &[]);
-    let (agents, _front, is_forbidding) = with_forbidding_api(agents);
+    let (agents, _front, is_forbidding) = with_failing_api(agents, 403);
     is_forbidding.store(true, Ordering::Relaxed);
     servers[1].set_uptime(seconds(120));
     let notify = path.display().to_string();
