@@ -115,7 +115,7 @@ impl Peers {
             let asked = others.split_off(others.len().saturating_sub(count));
             count *= 2;
             let views = thread::scope(|scope| {
-                let ask = |member| self.connect(member, record, is_enterprise, deadline)?.cluster();
+                let ask = |member| self.ask(member, record, is_enterprise, deadline);
                 let threads: Vec<_> =
                     asked.iter().map(|member| scope.spawn(move || ask(member))).collect();
                 let failed = |_| Err(CallError::Unexpected("the request failed".to_owned()));
@@ -137,10 +137,7 @@ impl Peers {
                     Err(error) => {
                         match &error {
                             CallError::Unreachable(_) => {}
-                            // A server that was reset has another authority than the attested one. The operator's may be old.
-                            CallError::Untrusted(_) => {
-                                are_verified &= self.proof(member, record) != Ok(Proof::Authority);
-                            }
+                            CallError::Untrusted(_) => are_verified = false,
                             _ => unclear += 1,
                         }
                         reasons.push(format!("`{member}`: {error}"));
@@ -157,6 +154,26 @@ impl Peers {
                 are_gone: unclear == 0 && are_verified && others.is_empty(),
                 why: join_reasons(reasons),
             },
+        }
+    }
+
+    /// Reads a member's cluster; `None` if its server belongs to none.
+    fn ask(
+        &self,
+        member: &Node,
+        record: &ClusterRecord,
+        is_enterprise: bool,
+        deadline: Deadline,
+    ) -> Result<Option<View>, CallError> {
+        let answer = self.connect(member, record, is_enterprise, deadline);
+        let answer = answer.and_then(|server| server.cluster());
+        let Err(CallError::Untrusted(_)) = answer else { return answer };
+        // A server that was reset has another certificate, but a member may have a new one, too. This needs no credentials.
+        let trust = is_enterprise.then_some(&Trust::Anyone);
+        match Server::on_node(member, trust, None, deadline).is_provisioned() {
+            Ok(false) => Ok(None),
+            Err(CallError::Unreachable(why)) => Err(CallError::Unreachable(why)),
+            _ => answer,
         }
     }
 

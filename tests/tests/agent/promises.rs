@@ -406,6 +406,24 @@ fn restored_snapshot_of_a_removed_member_is_no_second_cluster() {
     assert!(up.stderr.contains("ready: reported"), "{up}");
 }
 
+/// Members whose certificates were replaced are neither down nor reset, although nobody has reported the new ones.
+#[test]
+fn old_copy_does_not_go_on_without_members_with_new_certificates() {
+    let servers = Servers::start_generated(3);
+    let agents = with_secret(Agents::with_new_api(&servers));
+    agents.up(&servers[0], &[]).document();
+    let snapshot = servers[0].snapshot();
+    agents.join(&servers.nodes()[1..], &[]);
+    for node in &servers.nodes()[1..] {
+        node.load_certificate();
+    }
+    servers[0].reset();
+    servers[0].restore(&snapshot);
+    servers[0].set_uptime(Duration::from_mins(2));
+    let up = agents.up(&servers[0], &["--timeout", "3s"]);
+    up.failed(3, "no other member has confirmed its membership");
+}
+
 // Never the password.
 
 #[test]
