@@ -19,8 +19,8 @@ use crate::{
     settings::{self, Here},
 };
 
-/// How often the secrets are read while the node lacks something.
-const SECRETS_AGE: Duration = Duration::from_secs(10);
+/// The secrets are read after each pause while the node lacks something, unless the last read is younger than this.
+const SECRETS_AGE: Duration = Duration::from_secs(1);
 
 /// Reads the command line, the environment and the options file, which was this one before, again.
 fn read_options(config: Option<&PathBuf>) -> anyhow::Result<RunArgs> {
