@@ -287,7 +287,7 @@ fn alone(user: &User, args: &[&str]) -> Ended {
 /// The options of a command, as its help lists them, each with its environment variable.
 fn options_of(command: &str) -> Vec<(String, Option<String>)> {
     let help = alone(&User::default(), &[command, "--help"]).ended_with(0).stdout;
-    let option = pattern(r"(?m)^ +(?:-\w, )?--([a-z-]+)");
+    let option = pattern(r"(?m)^ {2,6}(?:-\w, )?--([a-z-]+)");
     let variable = pattern(r"\[env: (\w+)=");
     let starts: Vec<_> = option.captures_iter(&help).collect();
     let ends = starts.iter().skip(1).map(|next| next.get(0).unwrap().start());
