@@ -176,7 +176,7 @@ pub enum Error {
     /// The store throttles, is busy, cannot be reached, or its disk is full. A retry may succeed.
     #[error("{0}")]
     Unavailable(Cause),
-    /// Other requests change the same record all the time. A retry may succeed.
+    /// Other requests have changed the same record in between. A retry may succeed.
     #[error("others changed the record too often")]
     Contended,
     /// The store refused: no such table, no permission, a damaged file.

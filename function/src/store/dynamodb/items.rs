@@ -1,6 +1,6 @@
 //! Both items of a cluster: read together, made consistent, and written.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::KeysAndAttributes;
 use cbbootstrap_protocol::{
@@ -10,8 +10,8 @@ use cbbootstrap_protocol::{
 use jiff::Timestamp;
 
 use super::{
-    DynamoDb, Error, ROUNDS, item_key, key, pause,
-    write::{Update, Written},
+    DynamoDb, Error, ROUNDS, item_key, key, pause, retry,
+    write::{Conflict, Update, Written},
 };
 use crate::{
     item::{
@@ -24,25 +24,18 @@ use crate::{
 
 impl DynamoDb {
     /// Both items of a cluster. Makes them consistent first, where a process stopped between its writes.
-    pub(super) async fn settled(&self, cluster_id: &str) -> Result<Option<Items>, Error> {
-        for round in 0..ROUNDS {
-            let Some(mut items) = self.items(cluster_id).await? else {
-                return Ok(None);
-            };
-            if let Some(next) = corrected(&items) {
-                if let Written::Done(()) = self.write_claim(Some(&items.claim), &next).await? {
-                    items.claim = ClaimItem { version: Some(next_version(&items.claim)), ..next };
-                    return Ok(Some(items));
-                }
-            } else {
-                if let Some(renewal) = missed_renewal(&items) {
-                    self.update(renewal).await?;
-                }
-                return Ok(Some(items));
-            }
-            pause(round).await;
+    pub(super) async fn consistent(&self, cluster_id: &str) -> Result<Option<Items>, Error> {
+        let Some(mut items) = self.items(cluster_id).await? else {
+            return Ok(None);
+        };
+        if let Some(next) = corrected(&items) {
+            self.write_claim(Some(&items.claim), &next).await??;
+            items.claim = ClaimItem { version: Some(next_version(&items.claim)), ..next };
+        } else if let Some(renewal) = missed_renewal(&items) {
+            // In a conflict, another request has made it.
+            let _ = self.update(renewal).await?;
         }
-        Err(Error::Contended)
+        Ok(Some(items))
     }
 
     /// Both items of a cluster, read in one consistent call. Any text may be its key.
@@ -116,7 +109,7 @@ impl DynamoDb {
         let mark = Update::new(members_key(cluster_id))
             .attribute(STATE, Some(string(FORGOTTEN)))
             .only_if("attribute_exists(#cluster_id)");
-        self.update(mark).await?;
+        let _ = self.update(mark).await?;
         let mut update = Update::new(cluster_id.to_owned())
             .attributes(forgotten.attributes())
             .attribute(VERSION, Some(count(number(VERSION).unwrap_or_default() + 1)))
@@ -130,8 +123,8 @@ impl DynamoDb {
             };
         }
         match self.update(update).await? {
-            Written::Done(_) => Ok(true),
-            Written::Conflict(item) => {
+            Ok(_) => Ok(true),
+            Err(Conflict(item)) => {
                 let state = item.get(STATE).and_then(|state| state.as_s().ok());
                 Ok(item.is_empty() || state.is_some_and(|state| state == FORGOTTEN))
             }
@@ -143,7 +136,7 @@ impl DynamoDb {
         &self,
         seen: Option<&ClaimItem>,
         next: &ClaimItem,
-    ) -> Result<Written<(), Option<ClaimItem>>, Error> {
+    ) -> Written<(), Option<ClaimItem>> {
         let update = Update::new(next.record.cluster_id.clone()).attributes(next.attributes());
         let update = match seen {
             None => update.only_if("attribute_not_exists(#cluster_id)"),
@@ -154,47 +147,99 @@ impl DynamoDb {
                     .value(":stored", string(&item.stored_initial_node));
                 match item.version {
                     Some(version) => update.only_if_version(version),
-                    // A row of the original service.
+                    // An item of the original service.
                     None => update.only_if("attribute_not_exists(#version)"),
                 }
             }
         };
-        match self.update(update.next_version(0)).await? {
-            Written::Done(_) => Ok(Written::Done(())),
-            Written::Conflict(item) => {
-                let standing = (!item.is_empty()).then(|| ClaimItem::read(item)).transpose()?;
-                let is_seen = match (seen, &standing) {
-                    (None, None) => true,
-                    (Some(seen), Some(standing)) => {
-                        seen.version == standing.version
-                            && seen.stored_initial_node == standing.stored_initial_node
-                    }
-                    _ => false,
-                };
-                if is_seen { Err(Error::Contradiction) } else { Ok(Written::Conflict(standing)) }
-            }
+        let Err(Conflict(item)) = self.update(update.next_version(0)).await? else {
+            return Ok(Ok(()));
+        };
+        let current = (!item.is_empty()).then(|| ClaimItem::read(item)).transpose()?;
+        let identity = |item: &ClaimItem| (item.version, item.stored_initial_node.clone());
+        if seen.map(identity) == current.as_ref().map(identity) {
+            return Err(Error::Contradiction);
         }
+        Ok(Err(Conflict(current)))
     }
 
-    /// Creates the members item of a ready claim, unless there is one of the same claim or a later one.
-    pub(super) async fn make_members(
+    /// Writes the record after a rule, and returns it, unless the items have changed since they were read.
+    pub(super) async fn save(
         &self,
-        claim: &ClaimItem,
+        items: &Items,
+        before: &Record,
+        after: Record,
+        now: Timestamp,
+    ) -> Result<Record, Error> {
+        let mut claim = items.claim.clone();
+        claim.record = Record { members: BTreeMap::new(), ..after.clone() };
+        if before.state == State::Claimed {
+            claim.first_member = after.members.values().next().cloned();
+            claim.copied_version = 0;
+        }
+        for write in writes(before, &after) {
+            match write {
+                Write::Claim => self.write_claim(Some(&items.claim), &claim).await??,
+                Write::Members => {
+                    self.write_members(items, claim.copied_version, &after, now).await?
+                }
+                Write::Copy => drop(retry(|| self.consistent(&after.cluster_id)).await?),
+            }
+        }
+        Ok(after)
+    }
+
+    /// Writes the members item of a ready claim, unless there is one of a later claim, or it has changed since it was read.
+    async fn write_members(
+        &self,
+        items: &Items,
+        copied_version: u64,
         record: &Record,
         now: Timestamp,
-    ) -> Result<Written<Item, Item>, Error> {
-        let mut older = "attribute_not_exists(#cluster_id) OR #generation < :generation \
-                         OR #expires_at < :now"
-            .to_owned();
-        if record.claimed_at.is_some() {
-            older.push_str(" OR #claimed_at < :claimed_at");
-        }
+    ) -> Result<(), Error> {
         let update = Update::new(members_key(&record.cluster_id))
-            .attributes(MembersItem::attributes(record))
-            .only_if(&format!("({older})"))
-            .value(":now", seconds(now))
-            .next_version(claim.copied_version);
-        self.update(update).await
+            .attributes(MembersItem::attributes(record));
+        let update = match &items.members {
+            Some(members) => update.only_if_version(members.version).next_version(0),
+            None => {
+                let mut older = "attribute_not_exists(#cluster_id) OR #generation < :generation \
+                                 OR #expires_at < :now"
+                    .to_owned();
+                if record.claimed_at.is_some() {
+                    older.push_str(" OR #claimed_at < :claimed_at");
+                }
+                update
+                    .only_if(&format!("({older})"))
+                    .value(":now", seconds(now))
+                    .next_version(copied_version)
+            }
+        };
+        self.update(update).await??;
+        Ok(())
+    }
+}
+
+/// One of the writes that save a record after a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Write {
+    Claim,
+    Members,
+    /// The claim item's copy of what the members item decides.
+    Copy,
+}
+
+/// The writes that save a change of the record, in an order that is safe if the process stops after any of them.
+fn writes(before: &Record, after: &Record) -> &'static [Write] {
+    let changes_both =
+        before.cluster_uuid != after.cluster_uuid || before.kept_until != after.kept_until;
+    if after.state == State::Claimed {
+        &[Write::Claim]
+    } else if after.is_forgotten || after.initial_node != before.initial_node {
+        &[Write::Members, Write::Copy]
+    } else if before.state == State::Claimed || changes_both {
+        &[Write::Claim, Write::Members]
+    } else {
+        &[Write::Members]
     }
 }
 
@@ -249,4 +294,73 @@ fn missed_renewal(items: &Items) -> Option<Update> {
 /// The version that the next write gives the item.
 fn next_version(item: &ClaimItem) -> u64 {
     item.version.unwrap_or_default() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use cbbootstrap_protocol::{
+        names::{ClusterId, Node, Uuid},
+        rules::{Claim, Leave, Ready},
+    };
+
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    fn report(node: &str, cluster_uuid: Option<&str>) -> Ready {
+        Ready {
+            cluster_id: ClusterId::new("c").unwrap(),
+            node: Node::new(node).unwrap(),
+            node_uuid: None,
+            generation: None,
+            cluster_uuid: cluster_uuid.map(|uuid| Uuid::new(uuid).unwrap()),
+            authority: None,
+            attestation: None,
+            secret: None,
+            now: at(1),
+        }
+    }
+
+    fn leave(node: &str, stored: &Record) -> Record {
+        let Ready { cluster_id, node, now, .. } = report(node, None);
+        let leave =
+            Leave { cluster_id, node, node_uuid: None, generation: None, secret: None, now };
+        leave.on(Some(stored.clone())).unwrap()
+    }
+
+    /// The table "Writes" of docs/protocol.md.
+    #[test]
+    fn the_order_of_the_writes_survives_a_stop_after_any_of_them() {
+        use Write::{Claim as C, Copy, Members as M};
+
+        let Ready { cluster_id, node, now, .. } = report("a", None);
+        let lease = Some(std::time::Duration::from_mins(1));
+        let claim = Claim { cluster_id, node, node_uuid: None, lease, secret: None, now };
+        let (_, claimed) = claim.on(None).unwrap();
+        let ready = report("a", None).on(Some(claimed.clone())).unwrap();
+        let joined = report("b", None).on(Some(ready.clone())).unwrap();
+        let with_uuid = report("b", Some("u")).on(Some(ready.clone())).unwrap();
+        let later = at(100_000);
+        for (change, before, after, expected) in [
+            ("ready of the first node", &claimed, ready.clone(), &[C, M][..]),
+            ("ready of a joiner", &ready, joined.clone(), &[M]),
+            ("ready with a UUID", &ready, with_uuid, &[C, M]),
+            ("leave of the first node of a claim", &claimed, leave("a", &claimed), &[C]),
+            ("leave of another member", &joined, leave("b", &joined), &[M]),
+            ("leave of the node to join", &joined, leave("a", &joined), &[M, Copy]),
+            ("renewal of a claim", &claimed, claimed.clone().renewed(later), &[C]),
+            ("renewal of a ready cluster", &joined, joined.clone().renewed(later), &[C, M]),
+            ("forget of a claim", &claimed, rules::forget(claimed.clone(), later), &[C]),
+            (
+                "forget of a ready cluster",
+                &joined,
+                rules::forget(joined.clone(), later),
+                &[M, Copy],
+            ),
+        ] {
+            assert_eq!(writes(before, &after), expected, "{change}");
+        }
+    }
 }

@@ -22,7 +22,7 @@ mod connector;
 mod items;
 mod write;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use aws_sdk_dynamodb::{
     Client,
@@ -37,7 +37,7 @@ use cbbootstrap_protocol::{
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 
-use self::write::{Update, Written};
+use self::write::{Conflict, Update};
 use super::{Cause, Error, Page, Row, Store};
 use crate::{
     item::{
@@ -119,108 +119,51 @@ impl DynamoDb {
         rule: impl Fn(Option<Record>) -> Result<Record, Refusal> + Sync,
         update: Update,
     ) -> Result<Record, Error> {
-        for round in 0..ROUNDS {
-            if let Some(claim) = self.recent_claim(cluster_id).await?
-                && let Some(after) = self.try_member(claim, now, &rule, &update).await?
-            {
-                return Ok(after);
+        retry(|| async {
+            match self.try_member(cluster_id, now, &rule, &update).await {
+                Err(Error::Contended) => self.try_change(cluster_id, now, &rule).await,
+                result => result,
             }
-            if let Some(after) = self.try_change(cluster_id, now, &rule).await? {
-                return Ok(after);
-            }
-            pause(round).await;
-        }
-        Err(Error::Contended)
+        })
+        .await
     }
 
-    /// Applies the rule in as few calls as possible. `None` if it does not fit the claim item as read, which may be out of date: a write that
-    /// fails costs as much as one of all members.
+    /// Applies the rule in as few calls as possible. It is contended if the rule does not fit the claim item as read, which may be out of
+    /// date: a write that fails costs as much as one of all members.
     async fn try_member(
         &self,
-        claim: ClaimItem,
+        cluster_id: &str,
         now: Timestamp,
         rule: &(impl Fn(Option<Record>) -> Result<Record, Refusal> + Sync),
         update: &Update,
-    ) -> Result<Option<Record>, Error> {
+    ) -> Result<Record, Error> {
+        let claim = self.recent_claim(cluster_id).await?.ok_or(Error::Contended)?;
         let before = claim.record.clone();
-        let Ok(after) = rule(Some(before.clone())) else {
-            return Ok(None);
-        };
+        let after = rule(Some(before.clone())).map_err(|_| Error::Contended)?;
         if before.state == State::Claimed && after != before {
-            let is_saved = self.save(&Items::new(claim, None), &before, &after, now).await?;
-            return Ok(is_saved.then_some(after));
+            return self.save(&Items::new(claim, None), &before, after, now).await;
         }
         // A new UUID goes into the claim item first.
         if before.state == State::Claimed || before.cluster_uuid != after.cluster_uuid {
-            return Ok(None);
+            return Err(Error::Contended);
         }
-        let Written::Done(item) = self.update(update.clone()).await? else {
-            return Ok(None);
-        };
-        let written = MembersItem::read(item)?.record;
+        let written = MembersItem::read(self.update(update.clone()).await??)?.record;
         let cluster_uuid = written.cluster_uuid.or(before.cluster_uuid);
-        Ok(Some(Record { cluster_uuid, ..written }))
+        Ok(Record { cluster_uuid, ..written })
     }
 
-    /// Applies a rule to the record. `None` if it has changed since it was read.
+    /// Applies a rule to the record as read.
     async fn try_change(
         &self,
         cluster_id: &str,
         now: Timestamp,
         rule: &(impl Fn(Option<Record>) -> Result<Record, Refusal> + Sync),
-    ) -> Result<Option<Record>, Error> {
-        let items = self.settled(cluster_id).await?;
+    ) -> Result<Record, Error> {
+        let items = self.consistent(cluster_id).await?;
         let before = items.as_ref().map(Items::record);
         let after = rule(before.clone())?;
         let (items, before) = items.zip(before).ok_or(Error::Contradiction)?;
-        let is_done = after == before || self.save(&items, &before, &after, now).await?;
-        Ok(is_done.then_some(after))
-    }
-
-    /// Writes the record after a rule. `false` if the items have changed since they were read.
-    async fn save(
-        &self,
-        items: &Items,
-        before: &Record,
-        after: &Record,
-        now: Timestamp,
-    ) -> Result<bool, Error> {
-        let was_claimed = before.state == State::Claimed;
-        let mut claim = items.claim.clone();
-        claim.record = Record { members: BTreeMap::new(), ..after.clone() };
-        if was_claimed {
-            claim.first_member = after.members.values().next().cloned();
-            claim.copied_version = 0;
-        }
-        let is_claim_first = was_claimed
-            || (!after.is_forgotten
-                && (before.cluster_uuid != after.cluster_uuid
-                    || before.kept_until != after.kept_until));
-        if is_claim_first
-            && let Written::Conflict(_) = self.write_claim(Some(&items.claim), &claim).await?
-        {
-            return Ok(false);
-        }
-        if after.state == State::Claimed {
-            return Ok(true);
-        }
-        let written = match &items.members {
-            None => self.make_members(&claim, after, now).await?,
-            Some(members) => {
-                let update = Update::new(members_key(&after.cluster_id))
-                    .attributes(MembersItem::attributes(after))
-                    .only_if_version(members.version)
-                    .next_version(0);
-                self.update(update).await?
-            }
-        };
-        if let Written::Conflict(_) = written {
-            return Ok(false);
-        }
-        if after.is_forgotten || after.initial_node != before.initial_node {
-            self.settled(&after.cluster_id).await?;
-        }
-        Ok(true)
+        if after == before { Ok(after) } else { self.save(&items, &before, after, now).await }
     }
 
     /// The record after its renewal, if one is due. If that fails, the next request repeats it.
@@ -228,8 +171,8 @@ impl DynamoDb {
         if record.renewal(now).is_none() {
             return record;
         }
-        let renew = move |standing: Option<Record>| {
-            standing.map(|record| record.renewed(now)).ok_or(Refusal::NotFound)
+        let renew = move |stored: Option<Record>| {
+            stored.map(|record| record.renewed(now)).ok_or(Refusal::NotFound)
         };
         match self.change(&record.cluster_id, now, renew).await {
             Ok(renewed) => Record { kept_until: renewed.kept_until, ..record },
@@ -241,9 +184,9 @@ impl DynamoDb {
 impl Store for DynamoDb {
     /// One call, two for a takeover, three after a ready record has expired, and up to three more once a day for the renewal.
     async fn claim(&self, claim: &Claim) -> Result<(Claimed, Record), Error> {
-        let mut standing: Option<ClaimItem> = None;
+        let mut seen: Option<ClaimItem> = None;
         for round in 0..ROUNDS {
-            let mut record = standing.as_ref().map(|item| item.record.clone());
+            let mut record = seen.as_ref().map(|item| item.record.clone());
             // The claim notes the members of an expired record.
             if let Some(record) = &mut record
                 && record.state == State::Ready
@@ -252,18 +195,18 @@ impl Store for DynamoDb {
             {
                 record.members = items.record().members;
             }
-            let (answer, after) = claim.change(record.clone())?;
+            let (claimed, after) = claim.change(record.clone())?;
             if record.as_ref() == Some(&after) {
-                return Ok((answer?, self.renewed(after, claim.now).await));
+                return Ok((claimed?, self.renewed(after, claim.now).await));
             }
-            let next = match (&answer, &standing) {
+            let next = match (&claimed, &seen) {
                 // A rival was noted.
                 (Err(_), Some(item)) => ClaimItem { record: after.clone(), ..item.clone() },
                 _ => ClaimItem::new(after.clone()),
             };
-            match self.write_claim(standing.as_ref(), &next).await? {
-                Written::Done(()) => return Ok((answer?, after)),
-                Written::Conflict(item) => standing = item,
+            match self.write_claim(seen.as_ref(), &next).await? {
+                Ok(()) => return Ok((claimed?, after)),
+                Err(Conflict(item)) => seen = item,
             }
             if round > 0 {
                 pause(round).await;
@@ -278,18 +221,12 @@ impl Store for DynamoDb {
         now: Timestamp,
         rule: impl Fn(Option<Record>) -> Result<Record, Refusal> + Send + Sync + 'static,
     ) -> Result<Record, Error> {
-        for round in 0..ROUNDS {
-            if let Some(after) = self.try_change(cluster_id, now, &rule).await? {
-                return Ok(after);
-            }
-            pause(round).await;
-        }
-        Err(Error::Contended)
+        retry(|| self.try_change(cluster_id, now, &rule)).await
     }
 
-    /// Two calls for a joiner once the cluster's UUID is known; three for the initial node's first report.
+    /// Two calls for a joiner once the cluster's UUID is known; three for the first node's first report.
     async fn ready(&self, ready: &Ready) -> Result<Record, Error> {
-        let rule = |standing| Ok(ready.on(standing)?.renewed(ready.now));
+        let rule = |stored| Ok(ready.on(stored)?.renewed(ready.now));
         let (id, update) = (ready.cluster_id.as_str(), report(ready));
         let record = self.change_member(id, ready.now, rule, update).await?;
         Ok(self.renewed(record, ready.now).await)
@@ -297,7 +234,7 @@ impl Store for DynamoDb {
 
     /// Two calls, and three more for the node to join.
     async fn leave(&self, leave: &Leave) -> Result<Record, Error> {
-        let rule = |standing| leave.on(standing);
+        let rule = |stored| leave.on(stored);
         self.change_member(leave.cluster_id.as_str(), leave.now, rule, departure(leave)).await
     }
 
@@ -308,7 +245,7 @@ impl Store for DynamoDb {
         secret: Option<&SecretHash>,
         now: Timestamp,
     ) -> Result<Record, Error> {
-        let items = self.settled(cluster_id.as_str()).await?;
+        let items = retry(|| self.consistent(cluster_id.as_str())).await?;
         let record = Record::shown_to(items.as_ref().map(Items::record), secret, now)?;
         Ok(self.renewed(record, now).await)
     }
@@ -420,6 +357,20 @@ fn key(cluster_id: impl AsRef<str>) -> Item {
 
 fn item_key(item: &Item) -> Option<String> {
     item.get(CLUSTER_ID)?.as_s().ok().cloned()
+}
+
+/// Repeats a try as long as others change the items in between.
+async fn retry<T, F>(attempt: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    for round in 0..ROUNDS {
+        match attempt().await {
+            Err(Error::Contended) => pause(round).await,
+            result => return result,
+        }
+    }
+    Err(Error::Contended)
 }
 
 async fn pause(round: u32) {

@@ -16,11 +16,16 @@ use crate::{
 };
 
 /// The result of a conditional write.
+pub(super) type Written<T, C> = Result<Result<T, Conflict<C>>, Error>;
+
+/// The condition does not hold for the current item, which another request has changed.
 #[derive(Debug)]
-pub(super) enum Written<T, C> {
-    Done(T),
-    /// The condition does not hold for the current item.
-    Conflict(C),
+pub(super) struct Conflict<C>(pub C);
+
+impl<C> From<Conflict<C>> for Error {
+    fn from(_: Conflict<C>) -> Self {
+        Self::Contended
+    }
 }
 
 /// An `UpdateItem` call. In its expressions, `#NAME` is the attribute with that name or alias, because some names are reserved words in
@@ -134,7 +139,7 @@ impl DynamoDb {
     }
 
     /// Writes, and returns the new item, or the current one if the condition does not hold.
-    pub(super) async fn update(&self, update: Update) -> Result<Written<Item, Item>, Error> {
+    pub(super) async fn update(&self, update: Update) -> Written<Item, Item> {
         let (expression, condition) = (update.expression(), update.conditions.join(" AND "));
         let mut call = self.client.update_item().table_name(&self.table);
         for name in names(&expression).chain(names(&condition)) {
@@ -151,10 +156,10 @@ impl DynamoDb {
             .send()
             .await;
         match outcome {
-            Ok(output) => Ok(Written::Done(output.attributes.unwrap_or_default())),
+            Ok(output) => Ok(Ok(output.attributes.unwrap_or_default())),
             Err(error) => match error.as_service_error() {
-                Some(UpdateItemError::ConditionalCheckFailedException(standing)) => {
-                    Ok(Written::Conflict(standing.item.clone().unwrap_or_default()))
+                Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
+                    Ok(Err(Conflict(failed.item.clone().unwrap_or_default())))
                 }
                 _ => Err(error.into()),
             },
