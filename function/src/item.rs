@@ -35,13 +35,13 @@ pub struct Unreadable(pub &'static str);
 pub struct ClaimItem {
     /// The record without its members.
     pub record: Record,
-    /// The number of writes; `None` for a row of the original service.
+    /// The number of writes; `None` for an item of the original service.
     pub version: Option<u64>,
-    /// The version of the members item that the initial node was copied from.
+    /// The version of the members item that the node to join was copied from.
     pub copied_version: u64,
-    /// The initial node's report, until a copy is made from the members item.
+    /// The first node's report, until a copy is made from the members item.
     pub first_member: Option<Member>,
-    /// The initial node as stored, which may not be the canonical form.
+    /// `record.initial_node` as stored, which may not be the canonical form.
     pub stored_initial_node: String,
 }
 
@@ -78,7 +78,7 @@ impl ClaimItem {
         }
     }
 
-    /// Reads an item. Rows of the original service have only the cluster and the node.
+    /// Reads an item. Items of the original service have only the cluster and the node.
     pub fn read(mut item: Item) -> Result<Self, Unreadable> {
         let mut record = read_record(&mut item)?;
         record.initial_node_uuid = take(&mut item, INITIAL_NODE_UUID)?;

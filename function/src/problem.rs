@@ -14,7 +14,7 @@ use crate::store;
 /// Seconds after which a caller should try again when others change the cluster, or the table throttles or cannot be reached.
 const RETRY_AFTER_SECONDS: u16 = 1;
 
-/// `Cache-Control` of problems and of answers about clusters.
+/// `Cache-Control` of problems and of responses about clusters.
 pub const UNCACHED: &str = "no-store";
 
 /// A problem. Its message is the document's `detail`.

@@ -118,7 +118,7 @@ impl Node {
         Ok(Self { text, host, port })
     }
 
-    /// The canonical form of a valid node; any other text unchanged, because rows of the original service may contain anything.
+    /// The canonical form of a valid node; any other text unchanged, because items of the original service may contain anything.
     pub fn canonical(text: String) -> String {
         Self::new(&text).map_or(text, |node| node.text)
     }

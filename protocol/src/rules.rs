@@ -1,11 +1,11 @@
-//! The rules of the protocol: what a claim, a report and a leave do to a cluster's record, and what each caller is answered.
+//! The rules of the protocol: what a claim, a report and a leave do to a cluster's record, and the response to each caller.
 //!
 //! A cluster's [`Record`] begins with the first [`Claim`]. Each of [`Claim::on`], [`Ready::on`], [`Leave::on`] and [`forget`] is a pure
 //! function of the stored record. A store applies them; where DynamoDB can decide the same with a condition on one write, it does, and
 //! tests compare the two.
 //!
-//! Each answer is a pure function of the record and the calling node: a first node that loses its answer, retries or reboots gets the same
-//! answer again.
+//! Each response is a pure function of the record and the calling node: a first node that loses its response, retries or reboots gets the
+//! same response again.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
 
 pub const FIRST_GENERATION: u64 = 1;
 
-/// A lease counts as expired only this long after its end: the clocks of two instances of the service may differ by this much.
+/// A lease counts as expired only this long after its end: the clocks of two instances of the API may differ by this much.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
 
 /// How long a record without a lease is kept after the last request about it.
@@ -33,9 +33,9 @@ pub const RENEW_EVERY: SignedDuration = SignedDuration::from_hours(24);
 /// How long the generation of a record outlives it, so that the fencing token does not go back.
 pub const KEEP_GENERATION: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// A cluster, as the service stores it.
+/// What the API stores about a cluster.
 ///
-/// Nodes are plain text: a row of the original service may contain anything.
+/// Nodes are plain text: an item of the original service may contain anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub cluster_id: String,
@@ -46,19 +46,19 @@ pub struct Record {
     /// The nodes that had the cluster before: those whose claims were taken over and not given up, the latest first, and the initial
     /// node and the members of a record that expired; at most [`MAX_PREVIOUS`]. The server of each may be a cluster.
     pub previous_initial_nodes: Vec<String>,
-    /// The UUID of another server that tried to claim under the initial node's name. It is kept when the cluster is ready, because the
-    /// answer to that report is often the first one that shows it to the node.
+    /// The UUID of another server that tried to claim under the first node's name. It is kept when the cluster is ready, because the
+    /// response to that report is often the first one that shows it to the node.
     pub rival_node_uuid: Option<String>,
-    /// The initial node has given its claim up, so it has not initialised its server.
+    /// The first node has given its claim up, so it has not initialised its server.
     pub is_given_up: bool,
     pub state: State,
     /// The number of the claim, from [`FIRST_GENERATION`]. It only grows.
     pub generation: u64,
-    /// The time of that claim. Rows of the original service have none.
+    /// The time of that claim. Items of the original service have none.
     pub claimed_at: Option<Timestamp>,
     /// A claim without a lease is never taken over.
     pub lease_expires_at: Option<Timestamp>,
-    /// The end of the record. Requests renew it. Rows of the original service have none until then.
+    /// The end of the record. Requests renew it. Items of the original service have none until then.
     pub kept_until: Option<Timestamp>,
     /// An operator has ended the record: only its generation is left.
     pub is_forgotten: bool,
@@ -152,7 +152,7 @@ pub enum Refusal {
     /// Another server has claimed the cluster under the same node name. Its UUID is secret: it authorises calls for the node.
     #[error("the node name `{node}` is in use by another server; give each server its own name")]
     NameTaken { node: String },
-    /// A joiner reports before the initial node has.
+    /// A joiner reports before the first node has.
     #[error(
         "`{initial_node}` has not reported the cluster ready yet; join the cluster first, then report ready"
     )]
@@ -182,7 +182,7 @@ impl Record {
                 && self.kept_until.is_some_and(|end| end < whole_seconds(now)))
     }
 
-    /// Whether another node may take the claim over. A claim that was given up has lapsed for every clock.
+    /// Whether another node may take the claim over. A claim that was given up has expired for every clock.
     pub fn is_lapsed(&self, now: Timestamp) -> bool {
         let has_ended = |end| self.is_given_up || end < whole_seconds(now) - CLOCK_SKEW;
         self.state == State::Claimed && self.lease_expires_at.is_some_and(has_ended)
@@ -220,11 +220,11 @@ impl Record {
 
     /// The record, if there is one and the caller's token admits it.
     pub fn shown_to(
-        standing: Option<Self>,
+        stored: Option<Self>,
         secret: Option<&SecretHash>,
         now: Timestamp,
     ) -> Result<Self, Refusal> {
-        let record = standing.filter(|record| !record.is_gone(now)).ok_or(Refusal::NotFound)?;
+        let record = stored.filter(|record| !record.is_gone(now)).ok_or(Refusal::NotFound)?;
         if record.secret.as_ref() == secret { Ok(record) } else { Err(Refusal::Forbidden) }
     }
 
@@ -267,8 +267,8 @@ pub fn whole_seconds(time: Timestamp) -> Timestamp {
 }
 
 impl Claim {
-    pub fn on(&self, standing: Option<Record>) -> Result<(Claimed, Record), Refusal> {
-        let Some(record) = standing else {
+    pub fn on(&self, stored: Option<Record>) -> Result<(Claimed, Record), Refusal> {
+        let Some(record) = stored else {
             return Ok((Claimed::First, self.record(FIRST_GENERATION)));
         };
         if record.is_gone(self.now) {
@@ -301,24 +301,24 @@ impl Claim {
         }
     }
 
-    /// Applies the claim to the stored record, and returns the answer and the record to store: a rival of the initial node is refused,
+    /// Applies the claim to the stored record, and returns the response and the record to store: a rival of the first node is refused,
     /// but noted, and the nodes of earlier claims are kept as long as others ask.
     pub fn change(
         &self,
-        standing: Option<Record>,
+        stored: Option<Record>,
     ) -> Result<(Result<Claimed, Refusal>, Record), Refusal> {
-        match (self.on(standing.clone()), standing) {
+        match (self.on(stored.clone()), stored) {
             (Err(refusal @ Refusal::NameTaken { .. }), Some(record)) => {
                 Ok((Err(refusal), self.noted_on(record)))
             }
             (Err(refusal @ Refusal::TooManyTakeovers), Some(record)) => {
                 Ok((Err(refusal), record.renewed(self.now)))
             }
-            (answer, _) => answer.map(|(claimed, record)| (Ok(claimed), record)),
+            (result, _) => result.map(|(claimed, record)| (Ok(claimed), record)),
         }
     }
 
-    /// The stored record with this claim noted as a rival's, so that the initial node learns of it.
+    /// The stored record with this claim noted as a rival's, so that the first node learns of it.
     pub fn noted_on(&self, mut record: Record) -> Record {
         if let Some(uuid) = &self.node_uuid {
             record.rival_node_uuid = Some(uuid.as_str().to_owned());
@@ -326,7 +326,7 @@ impl Claim {
         record
     }
 
-    /// The nodes that had the cluster before this claim, except invalid names, which rows of the original service may have. A node that
+    /// The nodes that had the cluster before this claim, except invalid names, which items of the original service may have. A node that
     /// gave its claim up has not initialised its server, so it is not among them.
     fn previous_nodes(&self, before: Record) -> Vec<String> {
         let last = (!before.is_given_up).then_some(before.initial_node);
@@ -365,8 +365,8 @@ impl Claim {
 }
 
 impl Ready {
-    pub fn on(&self, standing: Option<Record>) -> Result<Record, Refusal> {
-        let mut record = Record::shown_to(standing, self.secret.as_ref(), self.now)?;
+    pub fn on(&self, stored: Option<Record>) -> Result<Record, Refusal> {
+        let mut record = Record::shown_to(stored, self.secret.as_ref(), self.now)?;
         let node = self.node.as_str();
         check_generation(self.generation, &record)?;
         if let (Some(given), Some(current)) = (&self.cluster_uuid, &record.cluster_uuid)
@@ -412,9 +412,9 @@ impl Ready {
 impl Leave {
     /// Applies the leave to the stored record.
     ///
-    /// The initial node of a cluster that is not ready gives its claim up: the next node to ask takes it over.
-    pub fn on(&self, standing: Option<Record>) -> Result<Record, Refusal> {
-        let mut record = Record::shown_to(standing, self.secret.as_ref(), self.now)?;
+    /// The first node of a cluster that is not ready gives its claim up: the next node to ask takes it over.
+    pub fn on(&self, stored: Option<Record>) -> Result<Record, Refusal> {
+        let mut record = Record::shown_to(stored, self.secret.as_ref(), self.now)?;
         check_generation(self.generation, &record)?;
         let node = self.node.as_str();
         if record.initial_node == node {
@@ -422,9 +422,9 @@ impl Leave {
                 State::Claimed => {
                     check_server(self.node_uuid.as_ref(), &record)?;
                     record.is_given_up = true;
-                    let lapsed = whole_seconds(self.now) - CLOCK_SKEW - Duration::from_secs(1);
-                    record.lease_expires_at = Some(lapsed);
-                    record.kept_until = Some(lapsed + keep_abandoned(&record.cluster_id));
+                    let expired = whole_seconds(self.now) - CLOCK_SKEW - Duration::from_secs(1);
+                    record.lease_expires_at = Some(expired);
+                    record.kept_until = Some(expired + keep_abandoned(&record.cluster_id));
                 }
                 State::Ready => {
                     let mut others = record.members.keys().filter(|other| *other != node);
@@ -459,7 +459,7 @@ pub fn forget(record: Record, now: Timestamp) -> Record {
     }
 }
 
-/// A call for the initial node of a claim must have the UUID that the node claimed with: without a cluster secret, nothing else
+/// A call for the first node of a claim must have the UUID that the node claimed with: without a cluster secret, nothing else
 /// distinguishes the node from a stranger who has read the record.
 fn check_server(given: Option<&Uuid>, record: &Record) -> Result<(), Refusal> {
     match &record.initial_node_uuid {

@@ -65,13 +65,13 @@ pub struct Cluster {
     pub generation: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_expires_at: Option<Timestamp>,
-    /// By the service's clock; 0 once the lease has ended.
+    /// By the API's clock; 0 once the lease has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_seconds_left: Option<u64>,
     /// While claimed: the nodes that had the cluster before, the latest first. The server of each may be a cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub previous_initial_nodes: Vec<String>,
-    /// The first 8 characters of the UUID of another server that tried to claim under the initial node's name.
+    /// The first 8 characters of the UUID of another server that tried to claim under the first node's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rival_node_uuid: Option<String>,
     /// The members that reported ready and did not leave, sorted. Responses to claims have none.

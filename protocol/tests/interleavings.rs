@@ -28,7 +28,7 @@ enum Property {
     OneInitialiser,
     /// The node to join won the claim, or took the place of a member that left.
     WinnerStays,
-    /// That node, and no other, is answered that it is the initial node, however often it asks.
+    /// That node, and no other, gets the response that it is the first node, however often it asks.
     WinnerIsAnswered,
     /// A claim is refused only if another server has the name.
     ClaimIsAnswered,
@@ -44,7 +44,7 @@ enum Property {
     AskedIsKept,
     /// The nodes whose claims were taken over are listed, the latest first, and those of an expired record, until the cluster is ready.
     PreviousAreNamed,
-    /// While a cluster is claimed, another server with the initial node's name is refused, and the initial node learns of it.
+    /// While a cluster is claimed, another server with the first node's name is refused, and the first node learns of it.
     NameIsOne,
     /// A leave of another generation than the current one is refused.
     LeaveIsFenced,
@@ -58,9 +58,9 @@ enum Property {
     UuidIsFinal,
     /// A report of another generation than the current one is refused.
     StaleIsRefused,
-    /// A joiner's report is refused before the initial node's.
+    /// A joiner's report is refused before the first node's.
     JoinersWait,
-    /// The initial node's report is accepted, with its own generation or none.
+    /// The first node's report is accepted, with its own generation or none.
     ReportIsAccepted,
     /// Members are the nodes that reported ready and did not leave, sorted, up to the limit.
     MembersReported,
@@ -102,7 +102,7 @@ const PROPERTIES: [Property; 23] = [
 type Done = Result<Record, Refusal>;
 type Verdict = Result<(), Property>;
 
-/// A mistake in the rules for one kind of request, or in the answer.
+/// A mistake in the rules for one kind of request, or in the response.
 enum Mistake {
     /// Changes the input of the rules.
     Sees(Kind, fn(&mut Request, &mut Record)),
@@ -110,7 +110,7 @@ enum Mistake {
     Makes(Kind, fn(&str, &Record, &mut Record)),
     /// Changes the whole result.
     Comes(Kind, fn(&str, &Record, Done) -> Done),
-    /// Changes the answer, given whether the request has changed the record.
+    /// Changes the response, given whether the request has changed the record.
     Tells(fn(bool, &mut Cluster)),
     /// Changes a forgotten record.
     Forgets(fn(&mut Option<Record>)),
@@ -274,18 +274,18 @@ impl Request {
         self
     }
 
-    fn on(&self, standing: Option<Record>) -> Done {
+    fn on(&self, stored: Option<Record>) -> Done {
         match self {
-            Self::Claim(claim) => claim.on(standing).map(|(_, record)| record),
-            Self::Ready(ready) => ready.on(standing),
-            Self::Leave(leave) => leave.on(standing),
+            Self::Claim(claim) => claim.on(stored).map(|(_, record)| record),
+            Self::Ready(ready) => ready.on(stored),
+            Self::Leave(leave) => leave.on(stored),
         }
     }
 
     /// The result of the rules with this mistake.
-    fn mistaken(&self, mistake: Option<&Mistake>, standing: Option<&Record>) -> Done {
+    fn mistaken(&self, mistake: Option<&Mistake>, stored: Option<&Record>) -> Done {
         let (kind, node, _) = self.parts();
-        let Some(before) = standing else {
+        let Some(before) = stored else {
             return self.on(None);
         };
         let done = || self.on(Some(before.clone()));
@@ -322,7 +322,7 @@ struct World<'a> {
     initial: String,
     initial_uuid: Option<String>,
     previous: Vec<String>,
-    /// Whether the initial node has given its claim up.
+    /// Whether the first node has given its claim up.
     is_given_up: bool,
     rival: Option<String>,
     lease_end: Option<Timestamp>,
@@ -695,17 +695,17 @@ impl World<'_> {
         uuid.is_some_and(|uuid| known.is_some_and(|known| known != uuid.as_str()))
     }
 
-    /// Whether a call with this UUID is valid for the initial node of a claim.
+    /// Whether a call with this UUID is valid for the first node of a claim.
     fn is_its_server(&self, uuid: Option<&Uuid>) -> bool {
         let known = self.initial_uuid.as_deref();
         known.is_none_or(|known| uuid.is_some_and(|uuid| known == uuid.as_str()))
     }
 
     fn reported(&mut self, ready: &Ready, before: Option<&Record>, after: &Record) -> Verdict {
-        let (node, standing) = (ready.node.as_str(), before.map(|before| before.generation));
-        let fits = ready.generation.is_none() || ready.generation == standing;
+        let (node, stored) = (ready.node.as_str(), before.map(|before| before.generation));
+        let fits = ready.generation.is_none() || ready.generation == stored;
         hold(fits, P::StaleIsRefused)?;
-        hold(standing == Some(after.generation), P::GenerationsGrow)?;
+        hold(stored == Some(after.generation), P::GenerationsGrow)?;
         let was_ready = before.is_some_and(|before| before.state == State::Ready);
         hold(was_ready || node == self.initial, P::JoinersWait)?;
         hold(after.state == State::Ready, P::ReportIsAccepted)?;
@@ -741,9 +741,9 @@ impl World<'_> {
 
     fn left(&mut self, leave: &Leave, before: Option<&Record>, after: &Record) -> Verdict {
         let node = leave.node.as_str();
-        let standing = before.map(|before| before.generation);
-        hold(standing == Some(after.generation), P::GenerationsGrow)?;
-        let fits = leave.generation.is_none() || leave.generation == standing;
+        let stored = before.map(|before| before.generation);
+        hold(stored == Some(after.generation), P::GenerationsGrow)?;
+        let fits = leave.generation.is_none() || leave.generation == stored;
         hold(fits, P::LeaveIsFenced)?;
         self.members.remove(node);
         self.proven.remove(node);
@@ -946,7 +946,7 @@ fn mistakes(property: Property) -> Vec<Mistake> {
             Sees(Claims, |_, record| record.is_given_up = false),
             Sees(Claims, |_, record| record.is_given_up = true),
             Makes(Leaves, |_, _, after| after.is_given_up = false),
-            // Only the initial node of an expired record.
+            // Only the first node of an expired record.
             Sees(Claims, |request, record| {
                 if record.is_gone(request.clock()) {
                     record.members.clear();

@@ -274,10 +274,10 @@ impl Simulation {
 
     fn end(&mut self, cluster: u32, node: u16, end: End) {
         let now = self.now;
-        let standing = self.cluster(cluster);
-        let running = standing.nodes[usize::from(node)].take().expect("the node runs");
-        standing.left -= 1;
-        if standing.left == 0 {
+        let state = self.cluster(cluster);
+        let running = state.nodes[usize::from(node)].take().expect("the node runs");
+        state.left -= 1;
+        if state.left == 0 {
             self.clusters[cluster as usize] = None;
         }
         match end {
@@ -325,10 +325,9 @@ impl Simulation {
     fn call_table(&mut self, cluster: u32, node: u16) {
         let (now, times, time) = (self.now, self.scenario.times, self.timestamp());
         let call = self.flight(cluster, node).call.clone();
-        let standing = self.cluster(cluster);
-        let Usage { calls, is_of_members, units } =
-            Usage::new(&call, standing.record.as_ref(), time);
-        let key = standing.keys[usize::from(is_of_members)];
+        let state = self.cluster(cluster);
+        let Usage { calls, is_of_members, units } = Usage::new(&call, state.record.as_ref(), time);
+        let key = state.keys[usize::from(is_of_members)];
         let taken = self.table.take(now, key, units);
         let flight = self.flight(cluster, node);
         flight.attempts += 1;
@@ -382,15 +381,15 @@ impl Simulation {
     fn apply(&mut self, cluster: u32, node: u16, call: &Call, sent: Micros) -> Answer {
         let (now, cluster_id) = (self.timestamp(), self.id.clone());
         let (name, uuid) = self.names[usize::from(node)].clone();
-        let standing = self.cluster(cluster).record.clone();
+        let stored = self.cluster(cluster).record.clone();
         let changed = match call.rule(cluster_id, name.clone(), Some(uuid), now) {
-            Rule::Claim(claim) => claim.on(standing).map(|(claimed, record)| {
+            Rule::Claim(claim) => claim.on(stored).map(|(claimed, record)| {
                 self.outcome.takeovers += u64::from(claimed == Claimed::Takeover);
                 record
             }),
-            Rule::Status => Record::shown_to(standing, None, now),
-            Rule::Ready(ready) => ready.on(standing),
-            Rule::Leave(leave) => leave.on(standing),
+            Rule::Status => Record::shown_to(stored, None, now),
+            Rule::Ready(ready) => ready.on(stored),
+            Rule::Leave(leave) => leave.on(stored),
         };
         let record = match changed {
             Err(Refusal::NotFound) if *call == Call::Status => return Ok(None),

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 
 use crate::item::Unreadable;
 
-/// The records of all clusters. Every call may be repeated: after a lost answer, the repetition has no further effect.
+/// The records of all clusters. Every call may be repeated: after a lost response, the repetition has no further effect.
 pub trait Store: Clone + Send + Sync + 'static {
     /// The time by the store's clock, which decides when leases and records end.
     fn now(&self) -> Timestamp {
@@ -42,14 +42,14 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn ready(&self, ready: &Ready) -> impl Future<Output = Result<Record, Error>> + Send {
         let (id, now, ready) = (ready.cluster_id.clone(), ready.now, ready.clone());
         async move {
-            let rule = move |standing| Ok(ready.on(standing)?.renewed(now));
+            let rule = move |stored| Ok(ready.on(stored)?.renewed(now));
             self.change(id.as_str(), now, rule).await
         }
     }
 
     fn leave(&self, leave: &Leave) -> impl Future<Output = Result<Record, Error>> + Send {
         let (id, leave) = (leave.cluster_id.clone(), leave.clone());
-        async move { self.change(id.as_str(), leave.now, move |standing| leave.on(standing)).await }
+        async move { self.change(id.as_str(), leave.now, move |stored| leave.on(stored)).await }
     }
 
     /// Reads the cluster's record with every acknowledged change.
@@ -69,8 +69,8 @@ pub trait Store: Clone + Send + Sync + 'static {
         let seen = seen.clone();
         async move {
             let id = seen.cluster_id.clone();
-            let rule = move |standing: Option<Record>| {
-                let record = standing.ok_or(Refusal::NotFound)?;
+            let rule = move |stored: Option<Record>| {
+                let record = stored.ok_or(Refusal::NotFound)?;
                 Ok(if record.is_as_seen(&seen) { rules::forget(record, now) } else { record })
             };
             match self.change(&id, now, rule).await {
@@ -96,8 +96,8 @@ pub trait Store: Clone + Send + Sync + 'static {
             let (id, name) = (seen.cluster_id, node.as_str().to_owned());
             let (member, secret) = (seen.members.get(&name).cloned(), seen.secret);
             let leave = Leave { cluster_id, node, node_uuid: None, generation: None, secret, now };
-            let rule = move |standing: Option<Record>| {
-                let record = standing.ok_or(Refusal::NotFound)?;
+            let rule = move |stored: Option<Record>| {
+                let record = stored.ok_or(Refusal::NotFound)?;
                 let current = record.members.get(leave.node.as_str());
                 // Without a member, it could give up a claim.
                 if current.is_some() && current == member.as_ref() {

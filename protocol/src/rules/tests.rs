@@ -133,7 +133,7 @@ fn reports_that_contradict_the_record_are_refused() {
     let mut full = with_members(&["a"]);
     let member = full.members["a"].clone();
     full.members.extend((1..MAX_MEMBERS).map(|number| (format!("m{number}"), member.clone())));
-    for (standing, report, expected) in [
+    for (stored, report, expected) in [
         (None, ready("a", None, None), Refusal::NotFound),
         (Some(claimed(None)), ready("b", None, None), not_ready("a")),
         (Some(claimed(None)), ready("b", Some(1), Some("u")), not_ready("a")),
@@ -144,7 +144,7 @@ fn reports_that_contradict_the_record_are_refused() {
         (Some(with_members(&["a"])), ready("a", None, Some("v")), other),
         (Some(full.clone()), ready("b", None, None), Refusal::TooManyNodes),
     ] {
-        assert_eq!(report.on(standing), Err(expected), "{report:?}");
+        assert_eq!(report.on(stored), Err(expected), "{report:?}");
     }
     let again = ready("m1", None, None).on(Some(full.clone()));
     assert_eq!(again, Ok(full), "a member may report again");
@@ -189,17 +189,17 @@ fn the_secret_is_checked_first() {
         for (record, secret) in
             [(&closed, None), (&closed, hash("wrong")), (&closed, hash("")), (&open, hash("right"))]
         {
-            let standing = || Some(record.clone());
-            // Lapsed or not.
+            let stored = || Some(record.clone());
+            // Expired or not.
             for now in [0, 1_000_000] {
                 let claim = Claim { secret: secret.clone(), ..claim("b", None, now) };
-                assert_eq!(claim.on(standing()), Err(Refusal::Forbidden));
+                assert_eq!(claim.on(stored()), Err(Refusal::Forbidden));
             }
             let ready = Ready { secret: secret.clone(), ..ready("x", Some(9), Some("v")) };
-            assert_eq!(ready.on(standing()), Err(Refusal::Forbidden));
+            assert_eq!(ready.on(stored()), Err(Refusal::Forbidden));
             let leave = Leave { secret: secret.clone(), ..leave("a", 0) };
-            assert_eq!(leave.on(standing()), Err(Refusal::Forbidden));
-            let shown = Record::shown_to(standing(), secret.as_ref(), at(0));
+            assert_eq!(leave.on(stored()), Err(Refusal::Forbidden));
+            let shown = Record::shown_to(stored(), secret.as_ref(), at(0));
             assert_eq!(shown, Err(Refusal::Forbidden));
         }
         assert!(Record::shown_to(Some(closed.clone()), hash("right").as_ref(), at(0)).is_ok());
@@ -356,7 +356,7 @@ fn records_expire_without_requests() {
         assert_eq!(record.renewal(at(day - 1)), None, "at most once a day");
         assert_eq!(record.renewal(at(day)), Some(at(401 * day)));
     }
-    // A claim that lapsed is kept while nodes ask, with the nodes that may have initialised.
+    // A claim that expired is kept while nodes ask, with the nodes that may have initialised.
     let leased = claimed(Some(30));
     let given_up = leave("a", 36).on(Some(leased.clone())).unwrap();
     for record in [leased, given_up] {
@@ -418,9 +418,9 @@ fn claims_of_smoke_tests_are_hidden_and_kept_for_an_hour() {
 
     // A cluster that is ready is kept, whatever its ID.
     let ready = Ready { cluster_id: smoke_test(None).cluster_id, ..ready("a", None, Some("u")) };
-    let standing = ready.on(Some(claimed)).unwrap();
-    assert!(!standing.is_smoke_test());
-    assert_eq!(standing.kept_until, Some(at(0) + KEEP_UNASKED));
+    let stored = ready.on(Some(claimed)).unwrap();
+    assert!(!stored.is_smoke_test());
+    assert_eq!(stored.kept_until, Some(at(0) + KEEP_UNASKED));
     assert!(!smoke_test(None).on(None).unwrap().1.is_smoke_test());
     assert!(!self::claimed(Some(60)).is_smoke_test());
 }

@@ -728,7 +728,7 @@ async fn every_write_may_be_the_last(client: &Client) {
     let mut expected = Vec::new();
     for request in story("whole") {
         let answer = request.send(&whole, "whole").await;
-        expected.push((comparable(answer), standing(client, "whole").await));
+        expected.push((comparable(answer), stored(client, "whole").await));
     }
     let mut broken_off = 0;
     for reads_between in [false, true] {
@@ -742,7 +742,7 @@ async fn every_write_may_be_the_last(client: &Client) {
                 if meter.calls.load(Ordering::Relaxed) > calls && first.is_err() {
                     broken_off += 1;
                     let (healthy, _) = metered(client, None);
-                    let now = standing(client, &cluster).await;
+                    let now = stored(client, &cluster).await;
                     // A new UUID is known before the member that reports it.
                     let with_uuid = before.clone().map(|record| Record {
                         cluster_uuid: after.as_ref().and_then(|it| it.cluster_uuid.clone()),
@@ -752,13 +752,13 @@ async fn every_write_may_be_the_last(client: &Client) {
                     assert!(fits(&now), "{what}: {now:?}, not {before:?} or {after:?}");
                     if reads_between {
                         let _ = healthy.status(&id(&cluster), None, at(0)).await;
-                        let read = standing(client, &cluster).await;
+                        let read = stored(client, &cluster).await;
                         assert!(fits(&read), "{what}: {read:?}");
                     }
                     let repeated = comparable(request.send(&healthy, &cluster).await);
                     assert_eq!(&repeated, answer, "{what}");
                 }
-                let now = standing(client, &cluster).await;
+                let now = stored(client, &cluster).await;
                 assert_eq!(&now, after, "{what}");
                 before = now;
             }
@@ -778,7 +778,7 @@ fn comparable(answer: Result<Option<Record>, Error>) -> Result<Option<Record>, S
 }
 
 /// The record that both items make, without the cluster's name and its end, which a renewal moves.
-async fn standing(client: &Client, cluster: &str) -> Option<Record> {
+async fn stored(client: &Client, cluster: &str) -> Option<Record> {
     let items = DynamoDb::new(client.clone(), TABLE).items(cluster).await.unwrap()?;
     let ends = [
         items.members.as_ref().and_then(|members| members.record.kept_until),

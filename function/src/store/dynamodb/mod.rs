@@ -224,7 +224,7 @@ impl Store for DynamoDb {
         retry(|| self.try_change(cluster_id, now, &rule)).await
     }
 
-    /// Two calls for a joiner once the cluster's UUID is known; three for the first node's first report.
+    /// Two calls for a joiner once the cluster's UUID is known; three for the first node.
     async fn ready(&self, ready: &Ready) -> Result<Record, Error> {
         let rule = |stored| Ok(ready.on(stored)?.renewed(ready.now));
         let (id, update) = (ready.cluster_id.as_str(), report(ready));

@@ -105,8 +105,8 @@ impl Sqlite {
             let cluster_id = record.cluster_id.clone();
             self.0.writer.write_later(move |connection| {
                 // Requests about a record that cannot be read log the error.
-                let standing = records::load_claim(connection, &cluster_id).ok().flatten();
-                if let Some(record) = standing.filter(|record| record.renewal(now).is_some()) {
+                let stored = records::load_claim(connection, &cluster_id).ok().flatten();
+                if let Some(record) = stored.filter(|record| record.renewal(now).is_some()) {
                     records::save_claim(connection, &record.renewed(now))?;
                 }
                 Ok(())
@@ -139,9 +139,9 @@ impl Store for Sqlite {
 
     async fn claim(&self, claim: &Claim) -> Result<(Claimed, Record), Error> {
         // Most claims change nothing, so they need no transaction.
-        let standing =
+        let stored =
             self.read(|connection| records::load_claim(connection, claim.cluster_id.as_str()))?;
-        if let Some(record) = standing
+        if let Some(record) = stored
             && let Ok((claimed, after)) = claim.on(Some(record.clone()))
             && after == record
         {
@@ -159,9 +159,9 @@ impl Store for Sqlite {
     ) -> Result<Record, Error> {
         let cluster_id = cluster_id.to_owned();
         let change = move |connection: &Connection| {
-            let standing = records::load(connection, &cluster_id)?;
-            let after = rule(standing.clone())?;
-            records::save(connection, standing.as_ref(), &after)?;
+            let stored = records::load(connection, &cluster_id)?;
+            let after = rule(stored.clone())?;
+            records::save(connection, stored.as_ref(), &after)?;
             Ok(after)
         };
         self.0.writer.write(change).await
@@ -229,27 +229,27 @@ fn end_unreadable(
             records::save_claim(connection, &tombstone(cluster_id, generation, now))?;
             Ok(true)
         }
-        standing => Ok(standing?.is_none_or(|record| record.is_forgotten)),
+        stored => Ok(stored?.is_none_or(|record| record.is_forgotten)),
     }
 }
 
 /// Applies a claim. It reads no members, except those of an expired record, which it notes, and writes none: a new claim has none.
 fn apply_claim(connection: &Connection, claim: &Claim) -> Result<(Claimed, Record), Error> {
-    let mut standing = records::load_claim(connection, claim.cluster_id.as_str())?;
-    if standing.as_ref().is_some_and(|record| record.is_gone(claim.now)) {
-        standing = records::load(connection, claim.cluster_id.as_str())?;
+    let mut stored = records::load_claim(connection, claim.cluster_id.as_str())?;
+    if stored.as_ref().is_some_and(|record| record.is_gone(claim.now)) {
+        stored = records::load(connection, claim.cluster_id.as_str())?;
     }
-    let (answer, mut after) = claim.change(standing.clone())?;
-    if answer.is_ok() {
+    let (claimed, mut after) = claim.change(stored.clone())?;
+    if claimed.is_ok() {
         after = after.renewed(claim.now);
     }
-    if standing.as_ref() != Some(&after) {
+    if stored.as_ref() != Some(&after) {
         records::save_claim(connection, &after)?;
     }
-    if answer == Ok(Claimed::First) && standing.is_some() {
+    if claimed == Ok(Claimed::First) && stored.is_some() {
         records::delete_members(connection, &after.cluster_id)?;
     }
-    Ok((answer?, after))
+    Ok((claimed?, after))
 }
 
 impl From<rusqlite::Error> for Error {
