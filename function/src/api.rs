@@ -138,7 +138,6 @@ async fn claim<S: Store>(State(service): State<Service<S>>, call: Call) -> Answe
         return Err(Problem::MissingField(LEASE));
     }
     let claimed = service.store.claim(&claim).await;
-    let claimed = claimed.map(|(claimed, record)| (claimed.into(), record));
     Ok(answer(&claim.cluster_id, Some(&claim.node), claim.now, claimed))
 }
 
@@ -189,8 +188,7 @@ async fn ready<S: Store>(State(service): State<Service<S>>, call: Call) -> Answe
     if ready.authority.is_some() && ready.attestation.is_none() {
         return Err(Problem::MissingField(ATTESTATION));
     }
-    let record = service.store.ready(&ready).await;
-    let done = record.map(|record| (Outcome("ready"), record));
+    let done = service.store.ready(&ready).await.map(|record| (Outcome("ready"), record));
     Ok(answer(&ready.cluster_id, Some(&ready.node), ready.now, done))
 }
 
@@ -203,8 +201,7 @@ async fn leave<S: Store>(State(service): State<Service<S>>, call: Call) -> Answe
         secret: call.secret,
         now: service.store.now(),
     };
-    let record = service.store.leave(&leave).await;
-    let done = record.map(|record| (Outcome("left"), record));
+    let done = service.store.leave(&leave).await.map(|record| (Outcome("left"), record));
     Ok(answer(&leave.cluster_id, Some(&leave.node), leave.now, done))
 }
 
@@ -213,13 +210,13 @@ fn answer(
     cluster_id: &ClusterId,
     asking: Option<&Node>,
     now: Timestamp,
-    done: Result<(Outcome, Record), store::Error>,
+    done: Result<(impl Into<Outcome>, Record), store::Error>,
 ) -> Response {
     let cluster = Extension(ClusterDigest(cluster_id.digest()));
     let smoke_test = is_smoke_test(cluster_id.as_str()).then_some(Outcome("smoke_test"));
     match done {
         Ok((outcome, record)) => {
-            let outcome = Extension(smoke_test.unwrap_or(outcome));
+            let outcome = Extension(smoke_test.unwrap_or(outcome.into()));
             // It depends on the token, and it must not be out of date.
             let uncached = [(header::CACHE_CONTROL, UNCACHED)];
             (cluster, outcome, uncached, Json(record.answer(asking, now))).into_response()

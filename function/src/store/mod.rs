@@ -142,6 +142,15 @@ pub struct Row {
 }
 
 impl Row {
+    /// The row of a record as found; `None` if there is none.
+    fn new(cluster_id: &str, found: Result<Option<Record>, Error>) -> Result<Option<Self>, Error> {
+        let record = match found {
+            Err(Error::Unreadable(why)) => Some(Err(why)),
+            found => found?.map(Ok),
+        };
+        Ok(record.map(|record| Self { cluster_id: cluster_id.to_owned(), record }))
+    }
+
     /// Whether it is a claim of a smoke test.
     pub fn is_smoke_test(&self) -> bool {
         self.record.as_ref().is_ok_and(Record::is_smoke_test)

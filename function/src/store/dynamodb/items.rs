@@ -30,7 +30,8 @@ impl DynamoDb {
         };
         if let Some(next) = corrected(&items) {
             self.write_claim(Some(&items.claim), &next).await??;
-            items.claim = ClaimItem { version: Some(next_version(&items.claim)), ..next };
+            let version = items.claim.version.unwrap_or_default() + 1;
+            items.claim = ClaimItem { version: Some(version), ..next };
         } else if let Some(renewal) = missed_renewal(&items) {
             // In a conflict, another request has made it.
             let _ = self.update(renewal).await?;
@@ -51,7 +52,8 @@ impl DynamoDb {
 
     /// Both items, by key. Another cluster's members item, which an operator may name, is not a claim item.
     async fn both(&self, cluster_id: &str) -> Result<HashMap<String, Item>, Error> {
-        let mut items = self.batch(vec![cluster_id.to_owned(), members_key(cluster_id)]).await?;
+        let keys = vec![cluster_id.to_owned(), members_key(cluster_id)];
+        let mut items = self.read(keys, true).await?;
         if items.get(cluster_id).is_some_and(is_members_item) {
             items.remove(cluster_id);
         }
@@ -59,11 +61,7 @@ impl DynamoDb {
     }
 
     /// Reads the items with these keys that exist, by key. DynamoDB allows 100.
-    pub(super) async fn batch(&self, keys: Vec<String>) -> Result<HashMap<String, Item>, Error> {
-        self.read(keys, true).await
-    }
-
-    async fn read(
+    pub(super) async fn read(
         &self,
         keys: Vec<String>,
         is_consistent: bool,
@@ -181,7 +179,7 @@ impl DynamoDb {
             match write {
                 Write::Claim => self.write_claim(Some(&items.claim), &claim).await??,
                 Write::Members => {
-                    self.write_members(items, claim.copied_version, &after, now).await?
+                    self.write_members(items, claim.copied_version, &after, now).await?;
                 }
                 Write::Copy => drop(retry(|| self.consistent(&after.cluster_id)).await?),
             }
@@ -199,20 +197,17 @@ impl DynamoDb {
     ) -> Result<(), Error> {
         let update = Update::new(members_key(&record.cluster_id))
             .attributes(MembersItem::attributes(record));
-        let update = match &items.members {
-            Some(members) => update.only_if_version(members.version).next_version(0),
-            None => {
-                let mut older = "attribute_not_exists(#cluster_id) OR #generation < :generation \
-                                 OR #expires_at < :now"
-                    .to_owned();
-                if record.claimed_at.is_some() {
-                    older.push_str(" OR #claimed_at < :claimed_at");
-                }
-                update
-                    .only_if(&format!("({older})"))
-                    .value(":now", seconds(now))
-                    .next_version(copied_version)
-            }
+        let update = if let Some(members) = &items.members {
+            update.only_if_version(members.version).next_version(0)
+        } else {
+            let or_older = record.claimed_at.map_or("", |_| " OR #claimed_at < :claimed_at");
+            update
+                .only_if(&format!(
+                    "(attribute_not_exists(#cluster_id) OR #generation < :generation \
+                     OR #expires_at < :now{or_older})"
+                ))
+                .value(":now", seconds(now))
+                .next_version(copied_version)
         };
         self.update(update).await??;
         Ok(())
@@ -291,11 +286,6 @@ fn missed_renewal(items: &Items) -> Option<Update> {
     })
 }
 
-/// The version that the next write gives the item.
-fn next_version(item: &ClaimItem) -> u64 {
-    item.version.unwrap_or_default() + 1
-}
-
 #[cfg(test)]
 mod tests {
     use cbbootstrap_protocol::{
@@ -332,7 +322,7 @@ mod tests {
 
     /// The table "Writes" of docs/protocol.md.
     #[test]
-    fn the_order_of_the_writes_survives_a_stop_after_any_of_them() {
+    fn each_change_is_written_in_its_order() {
         use Write::{Claim as C, Copy, Members as M};
 
         let Ready { cluster_id, node, now, .. } = report("a", None);

@@ -266,13 +266,8 @@ impl Store for DynamoDb {
     }
 
     async fn find(&self, cluster_id: &str) -> Result<Option<Row>, Error> {
-        let record = match self.items(cluster_id).await {
-            Ok(None) => return Ok(None),
-            Ok(Some(items)) => Ok(items.record()),
-            Err(Error::Unreadable(why)) => Err(why),
-            Err(error) => return Err(error),
-        };
-        Ok(Some(Row { cluster_id: cluster_id.to_owned(), record }))
+        let items = self.items(cluster_id).await;
+        Row::new(cluster_id, items.map(|items| items.as_ref().map(Items::record)))
     }
 
     async fn list(&self, after: Option<&str>) -> Result<Page, Error> {
@@ -286,7 +281,7 @@ impl Store for DynamoDb {
         }
         let is_ready = |claim: &ClaimItem| claim.record.state == State::Ready;
         let ready = claims.iter().filter(|(_, claim)| claim.as_ref().is_ok_and(is_ready));
-        let mut members = self.batch(ready.map(|(id, _)| members_key(id)).collect()).await?;
+        let mut members = self.read(ready.map(|(id, _)| members_key(id)).collect(), true).await?;
         let rows = claims.into_iter().map(|(cluster_id, claim)| {
             let members = members.remove(&members_key(&cluster_id));
             let record = claim.and_then(|claim| {
@@ -359,13 +354,10 @@ fn item_key(item: &Item) -> Option<String> {
     item.get(CLUSTER_ID)?.as_s().ok().cloned()
 }
 
-/// Repeats a try as long as others change the items in between.
-async fn retry<T, F>(attempt: impl Fn() -> F) -> Result<T, Error>
-where
-    F: Future<Output = Result<T, Error>>,
-{
+/// Repeats the work if others have changed the items in between.
+async fn retry<T, F: Future<Output = Result<T, Error>>>(work: impl Fn() -> F) -> Result<T, Error> {
     for round in 0..ROUNDS {
-        match attempt().await {
+        match work().await {
             Err(Error::Contended) => pause(round).await,
             result => return result,
         }

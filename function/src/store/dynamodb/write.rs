@@ -118,6 +118,7 @@ impl DynamoDb {
     /// Deletes the claim item of a cluster that is not ready, and so has no members item.
     pub(super) async fn delete_claim(&self, cluster_id: &str) -> Result<(), Error> {
         let delete = self.client.delete_item().table_name(&self.table);
+        let is_conflict = DeleteItemError::is_conditional_check_failed_exception;
         let deleted = delete
             .set_key(Some(key(cluster_id)))
             .condition_expression("#state = :claimed")
@@ -126,14 +127,7 @@ impl DynamoDb {
             .send()
             .await;
         match deleted {
-            Err(error)
-                if !matches!(
-                    error.as_service_error(),
-                    Some(DeleteItemError::ConditionalCheckFailedException(_))
-                ) =>
-            {
-                Err(error.into())
-            }
+            Err(error) if !error.as_service_error().is_some_and(is_conflict) => Err(error.into()),
             _ => Ok(()),
         }
     }

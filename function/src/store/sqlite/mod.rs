@@ -179,7 +179,18 @@ impl Store for Sqlite {
 
     async fn forget_unreadable(&self, cluster_id: &str, now: Timestamp) -> Result<bool, Error> {
         let cluster_id = cluster_id.to_owned();
-        let end = move |connection: &Connection| end_unreadable(connection, &cluster_id, now);
+        let end = move |connection: &Connection| {
+            let id = cluster_id.as_str();
+            match records::load(connection, id).map_err(Error::from) {
+                Err(Error::Unreadable(_)) => {
+                    let generation = records::load_generation(connection, id)?;
+                    records::delete_members(connection, id)?;
+                    records::save_claim(connection, &tombstone(id, generation, now))?;
+                    Ok(true)
+                }
+                stored => Ok(stored?.is_none_or(|record| record.is_forgotten)),
+            }
+        };
         self.0.writer.write(end).await
     }
 
@@ -192,45 +203,22 @@ impl Store for Sqlite {
     }
 
     async fn find(&self, cluster_id: &str) -> Result<Option<Row>, Error> {
-        self.read(|connection| row(connection, cluster_id.to_owned()))
+        self.read(|connection| row(connection, cluster_id))
     }
 
     async fn list(&self, after: Option<&str>) -> Result<Page, Error> {
         self.read(|connection| {
             let ids = records::ids(connection, PAGE, after)?;
             let next = ids.last().filter(|_| ids.len() == PAGE).cloned();
-            let rows = ids.into_iter().filter_map(|id| row(connection, id).transpose());
+            let rows = ids.iter().filter_map(|id| row(connection, id).transpose());
             Ok::<_, Error>(Page { rows: rows.collect::<Result<_, _>>()?, next })
         })
     }
 }
 
 /// A cluster for an operator, even if its record cannot be read.
-fn row(connection: &Connection, cluster_id: String) -> Result<Option<Row>, Error> {
-    let record = match records::load(connection, &cluster_id).map_err(Error::from) {
-        Ok(None) => return Ok(None),
-        Ok(Some(record)) => Ok(record),
-        Err(Error::Unreadable(why)) => Err(why),
-        Err(error) => return Err(error),
-    };
-    Ok(Some(Row { cluster_id, record }))
-}
-
-/// Replaces a record that cannot be read by its tombstone.
-fn end_unreadable(
-    connection: &Connection,
-    cluster_id: &str,
-    now: Timestamp,
-) -> Result<bool, Error> {
-    match records::load(connection, cluster_id).map_err(Error::from) {
-        Err(Error::Unreadable(_)) => {
-            let generation = records::load_generation(connection, cluster_id)?;
-            records::delete_members(connection, cluster_id)?;
-            records::save_claim(connection, &tombstone(cluster_id, generation, now))?;
-            Ok(true)
-        }
-        stored => Ok(stored?.is_none_or(|record| record.is_forgotten)),
-    }
+fn row(connection: &Connection, cluster_id: &str) -> Result<Option<Row>, Error> {
+    Row::new(cluster_id, records::load(connection, cluster_id).map_err(Error::from))
 }
 
 /// Applies a claim. It reads no members, except those of an expired record, which it notes, and writes none: a new claim has none.
