@@ -4,7 +4,8 @@
 //! variables and the options of a [file](crate::options_file) into arguments, which clap validates like all others. `env = "NAME"` in
 //! the definition of an option names its variable.
 //!
-//! An option from a variable or a file is ignored if it conflicts with an option on the command line.
+//! An option from a variable or a file is ignored if it conflicts with an option on the command line. The arguments are parsed first as
+//! the user typed them, to find those options, and then with the others added, so that afterwards all are on the command line.
 
 use std::{
     env,
@@ -31,8 +32,6 @@ type Lookup = Box<dyn Fn(&OsStr) -> Option<OsString>>;
 /// The arguments of a program, and what else sets its options.
 pub struct CommandLine {
     command: Command,
-    /// The same without variables.
-    bare: Command,
     arguments: Vec<OsString>,
     lookup: Lookup,
     file: Vec<Setting>,
@@ -44,8 +43,9 @@ pub struct Parsed {
     pub matches: ArgMatches,
     /// What variables and the file set.
     settings: Vec<Setting>,
-    /// The options of that command that do not conflict with a typed one. In release builds, clap's matches accept the name of any option.
-    free: Vec<String>,
+    /// The options of that command that do not conflict with one that the user typed. In release builds, clap's matches accept the name of
+    /// any option.
+    allowed: Vec<String>,
 }
 
 /// Reads the options of this process. Ends it with clap's message if they are wrong.
@@ -91,7 +91,6 @@ impl CommandLine {
     ) -> Self {
         let lookup = move |name: &OsStr| environment::clean(lookup(name)?);
         Self {
-            bare: without_variables(command.clone(), &lookup),
             command,
             arguments: arguments.into_iter().map(Into::into).collect(),
             lookup: Box::new(lookup),
@@ -122,27 +121,28 @@ impl CommandLine {
             }
         })?;
         let called = self.called(&typed);
-        let free = called.free();
-        let is_free = |id: &str| free.iter().any(|free| free == id);
-        let mut settings = self.variables(&called, is_free);
-        let of_file = self.file.iter().filter(|option| {
-            let is_set = is_typed(called.matches, &option.id)
+        let allowed = called.allowed();
+        let is_allowed = |id: &str| allowed.iter().any(|allowed| allowed == id);
+        let mut settings = self.variables(&called, is_allowed);
+        let is_used = |option: &&Setting| {
+            let is_set = is_on_command_line(called.matches, &option.id)
                 || settings.iter().any(|variable| variable.id == option.id);
-            is_free(&option.id) && (option.adds || !is_set)
-        });
-        let of_file: Vec<_> = of_file.cloned().collect();
+            is_allowed(&option.id) && (option.adds || !is_set)
+        };
+        let of_file: Vec<_> = self.file.iter().filter(is_used).cloned().collect();
         settings.extend(of_file);
         let (before, after) = self.arguments.split_at(called.position);
         let set = settings.iter().flat_map(|setting| &setting.arguments);
         let arguments: Vec<_> = before.iter().chain(set).chain(after).cloned().collect();
         match self.matches(&arguments) {
-            Ok(matches) => Ok(Parsed { matches, settings, free }),
+            Ok(matches) => Ok(Parsed { matches, settings, allowed }),
             Err(error) => Err(name_source(error, &settings)),
         }
     }
 
+    /// Parses these arguments alone.
     fn matches(&self, arguments: &[OsString]) -> Result<ArgMatches, Error> {
-        self.bare.clone().try_get_matches_from(arguments)
+        without_variables(self.command.clone(), &self.lookup).try_get_matches_from(arguments)
     }
 
     /// The command that is called.
@@ -164,11 +164,11 @@ impl CommandLine {
         called
     }
 
-    /// The variables for those options of a command that were not typed.
-    fn variables(&self, called: &Called, is_free: impl Fn(&str) -> bool) -> Vec<Setting> {
+    /// The variables for those options of a command that the user did not type.
+    fn variables(&self, called: &Called, is_allowed: impl Fn(&str) -> bool) -> Vec<Setting> {
         let given = called.command.get_arguments().filter_map(|arg| {
             let (name, id) = (arg.get_env()?, arg.get_id().as_str());
-            if is_typed(called.matches, id) || !is_free(id) {
+            if is_on_command_line(called.matches, id) || !is_allowed(id) {
                 return None;
             }
             let mut argument = OsString::from(format!("--{}=", arg.get_long()?));
@@ -204,25 +204,25 @@ fn name_source(mut error: Error, settings: &[Setting]) -> Error {
 /// The command that is called.
 struct Called<'c> {
     command: &'c Command,
-    /// Its typed options.
+    /// Its options as the user typed them.
     matches: &'c ArgMatches,
     /// Where its options begin among the arguments.
     position: usize,
 }
 
 impl Called<'_> {
-    /// The options that do not conflict with a typed one.
-    fn free(&self) -> Vec<String> {
+    /// The options that do not conflict with one that the user typed.
+    fn allowed(&self) -> Vec<String> {
         let conflict = |one: &Arg, other: &Arg| {
             let conflicts = self.command.get_arg_conflicts_with(one);
             conflicts.iter().any(|arg| arg.get_id() == other.get_id())
         };
-        let typed = |arg: &&Arg| is_typed(self.matches, arg.get_id().as_str());
+        let typed = |arg: &&Arg| is_on_command_line(self.matches, arg.get_id().as_str());
         let all = || self.command.get_arguments();
-        let free = all().filter(|arg| {
+        let allowed = all().filter(|arg| {
             !all().filter(typed).any(|typed| conflict(typed, arg) || conflict(arg, typed))
         });
-        free.map(|arg| arg.get_id().to_string()).collect()
+        allowed.map(|arg| arg.get_id().to_string()).collect()
     }
 }
 
@@ -243,12 +243,12 @@ impl Parsed {
 
     /// Whether the command line, a variable or a file gives this option of the command that is called.
     pub fn is_set(&self, id: &str) -> bool {
-        is_typed(self.called().1, id)
+        is_on_command_line(self.called().1, id)
     }
 
-    /// Whether the command that is called has this option, and it does not conflict with a typed option.
+    /// Whether the command that is called has this option, and it does not conflict with one that the user typed.
     pub fn takes(&self, id: &str) -> bool {
-        self.free.iter().any(|free| free == id)
+        self.allowed.iter().any(|allowed| allowed == id)
     }
 
     /// Names the variable in an error that is about its value.
@@ -284,7 +284,7 @@ impl Parsed {
     }
 }
 
-fn is_typed(matches: &ArgMatches, id: &str) -> bool {
+fn is_on_command_line(matches: &ArgMatches, id: &str) -> bool {
     matches.try_contains_id(id).is_ok()
         && matches.value_source(id) == Some(ValueSource::CommandLine)
 }
