@@ -85,11 +85,11 @@ async fn find(
         && let Some(mut watch) = Watch::join(client, &stack.id).await?
     {
         let mut step = printer.step("stack");
-        let settled = watch.settle(&mut step).await?;
-        step.done(&settled);
+        let status = watch.wait_for_end(&mut step).await?;
+        step.done(&status);
         // By its ARN, because it may be deleted now.
         let current = cloudformation::find(client, &stack.id).await?;
-        stack = Stack { status: settled, ..current.unwrap_or(stack) };
+        stack = Stack { status, ..current.unwrap_or(stack) };
     }
     let verdict = if args.wait && stack.has_failed() {
         Err(stack::failed(name, &stack.status, &last_change(aws, &stack.id).await?))

@@ -41,7 +41,7 @@ impl Follower<'_> {
         let mut cancellation = Cancellation::None;
         let status = loop {
             let signal = tokio::select! {
-                status = watch.settle(step) => {
+                status = watch.wait_for_end(step) => {
                     break status.map_err(|it| {
                         if watch.never_began() { it } else { self.lost(operation, cancellation, it) }
                     })?;
@@ -153,8 +153,7 @@ impl Follower<'_> {
             Some(patience) => patience > Duration::ZERO,
             None if yes || !prompt::is_interactive() => true,
             None => {
-                let Stack { status, .. } = stack;
-                let name = &self.place.stack_name;
+                let (name, status) = (&self.place.stack_name, &stack.status);
                 let question = format!(
                     "Another deployment is changing stack `{name}` ({status}). Wait for it to finish?"
                 );
@@ -181,8 +180,8 @@ impl Follower<'_> {
             return Ok(());
         };
         let patience = patience.unwrap_or(DEFAULT_PATIENCE);
-        let settled = tokio::time::timeout(patience, watch.settle(&mut step)).await;
-        let Ok(status) = settled else {
+        let ended = tokio::time::timeout(patience, watch.wait_for_end(&mut step)).await;
+        let Ok(status) = ended else {
             let after = format!("after {} s", patience.as_secs());
             return Err(self.busy(stack).about(after).into());
         };
@@ -192,12 +191,10 @@ impl Follower<'_> {
 
     /// The refusal to touch a stack that someone else is changing.
     pub fn busy(self, stack: &Stack) -> Failure {
-        let Stack { status, .. } = stack;
-        let message =
-            format!("another deployment is changing stack `{}` ({status})", self.place.stack_name);
-        let status_command = self.status_command();
-        Failure::new(message)
-            .hint(format!("`{status_command}` shows its progress; then run the same command again"))
+        let (name, status) = (&self.place.stack_name, &stack.status);
+        let command = self.status_command();
+        Failure::new(format!("another deployment is changing stack `{name}` ({status})"))
+            .hint(format!("`{command}` shows its progress; then run the same command again"))
             .exit(Exit::Busy)
     }
 }

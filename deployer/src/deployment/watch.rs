@@ -64,9 +64,9 @@ struct State {
     has_begun: bool,
     /// Whether only the stack's deletion ends the watch.
     deleting: bool,
-    /// The last status that was read, if it was a settled one.
-    settled: Option<StackStatus>,
-    /// The settled status that was read twice in a row.
+    /// The last status that was read, if a change can end in it.
+    possible_end: Option<StackStatus>,
+    /// The same, if it was read twice in a row.
     confirmed: Option<StackStatus>,
 }
 
@@ -110,7 +110,7 @@ impl Watch {
     /// From now on, only the stack's deletion ends the watch: it was requested during another change.
     pub fn expect_deletion(&mut self) {
         self.state.deleting = true;
-        self.state.settled = None;
+        self.state.possible_end = None;
         self.status_counts = None;
     }
 
@@ -123,10 +123,10 @@ impl Watch {
         &self.state.events
     }
 
-    /// Shows the change until the stack has settled. The future can be dropped at any time, and the method called again.
+    /// Shows the change until it has ended. The future can be dropped at any time, and the method called again.
     ///
     /// A failed poll says nothing about the stack, and the watch goes on.
-    pub async fn settle(&mut self, step: &mut Step) -> Result<StackStatus, Failure> {
+    pub async fn wait_for_end(&mut self, step: &mut Step) -> Result<StackStatus, Failure> {
         loop {
             if let Some(end) = self.state.end() {
                 return Ok(end);
@@ -188,7 +188,7 @@ impl Watch {
         };
         let now = Instant::now();
         let status_counts = now >= *self.status_counts.get_or_insert(now + STATUS_DELAY);
-        let is_due = now >= self.status_due || self.state.settled.is_some();
+        let is_due = now >= self.status_due || self.state.possible_end.is_some();
         if !is_refused && (!is_due || !status_counts || self.state.end().is_some()) {
             return Ok(());
         }
@@ -233,7 +233,7 @@ impl State {
         pace::pause(is_near, began.elapsed(), last_event.elapsed())
     }
 
-    /// The status in which the stack has settled.
+    /// The status in which the change has ended.
     fn end(&self) -> Option<StackStatus> {
         let last = self.last_of_stack().map(|event| StackStatus::from(event.status.as_str()));
         self.confirmed.clone().or(last.filter(|last| self.is_end(last)))
@@ -244,11 +244,11 @@ impl State {
         !status.ends_with("_IN_PROGRESS") && (!self.deleting || status.starts_with("DELETE_"))
     }
 
-    /// Notes a status. A settled one is the end if it is read twice in a row after the change has begun; before that, it is the old one.
+    /// Notes a status. It is the end if it is read twice in a row after the change has begun; before that, it is the old one.
     fn believe(&mut self, status: StackStatus) {
-        let settled = Some(status).filter(|status| self.has_begun && self.is_end(status));
-        let before = std::mem::replace(&mut self.settled, settled.clone());
-        self.confirmed = settled.filter(|_| before == self.settled);
+        let end = Some(status).filter(|status| self.has_begun && self.is_end(status));
+        let before = std::mem::replace(&mut self.possible_end, end.clone());
+        self.confirmed = end.filter(|_| before == self.possible_end);
     }
 }
 

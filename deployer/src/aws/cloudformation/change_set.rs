@@ -169,11 +169,11 @@ impl ChangeSet {
                 };
                 // A change set that someone else executes removes all others of the stack.
                 let set = set.ok_or_else(|| overtaken(&self.stack))?;
-                let is_settled = matches!(
+                let has_ended = matches!(
                     set.status,
                     Some(ChangeSetStatus::CreateComplete | ChangeSetStatus::Failed)
                 );
-                Ok(is_settled.then_some(set))
+                Ok(has_ended.then_some(set))
             })
             .await
     }

@@ -89,8 +89,8 @@ pub async fn find_changed(client: &Client, name: &str) -> anyhow::Result<Stack> 
                     .hint("deploy again to create it")
             })?;
             // If it is still busy after that, someone else is changing it.
-            let is_settled = !stack.is_busy() || since.elapsed() > STATUS_LAG;
-            Ok(is_settled.then_some(stack))
+            let has_ended = !stack.is_busy() || since.elapsed() > STATUS_LAG;
+            Ok(has_ended.then_some(stack))
         })
         .await
 }
