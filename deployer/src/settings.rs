@@ -172,8 +172,8 @@ impl FunctionArgs {
     }
 }
 
-/// A parameter of the stack's template, the option that sets it, and its value.
-pub type OptionParameter = (&'static str, &'static str, fn(&Target, &StoredCode) -> String);
+/// A parameter of the stack's template, the option that sets it, and its value; `None` is empty.
+pub type OptionParameter = (&'static str, &'static str, fn(&Target, &StoredCode) -> Option<String>);
 
 /// The function's zip in its bucket.
 pub struct StoredCode {
@@ -184,27 +184,21 @@ pub struct StoredCode {
 
 /// The parameters that have options.
 pub const OPTION_PARAMETERS: [OptionParameter; 13] = [
-    ("ArtifactBucket", "--bucket", |_, code| code.bucket.clone()),
-    ("ArtifactKey", "--function-zip", |_, code| code.key.clone()),
-    ("TableName", "--table-name", |target, _| target.table.table_name.clone()),
-    ("Architecture", "--arch", |_, code| code.arch.to_string()),
-    ("AuthorizationType", "--auth", |target, _| target.stack.auth.authorization_type().to_owned()),
-    ("RequireSecret", "--require-secret", |target, _| target.stack.require_secret.to_string()),
-    ("RequireLease", "--require-lease", |target, _| target.stack.require_lease.to_string()),
-    ("KmsKeyArn", "--kms-key", |target, _| target.stack.table.kms_key.clone().unwrap_or_default()),
-    ("PermissionsBoundary", "--permissions-boundary", |target, _| {
-        target.stack.permissions_boundary.clone().unwrap_or_default()
+    ("ArtifactBucket", "--bucket", |_, code| Some(code.bucket.clone())),
+    ("ArtifactKey", "--function-zip", |_, code| Some(code.key.clone())),
+    ("TableName", "--table-name", |it, _| Some(it.table.table_name.clone())),
+    ("Architecture", "--arch", |_, code| Some(code.arch.to_string())),
+    ("AuthorizationType", "--auth", |it, _| Some(it.stack.auth.authorization_type().to_owned())),
+    ("RequireSecret", "--require-secret", |it, _| Some(it.stack.require_secret.to_string())),
+    ("RequireLease", "--require-lease", |it, _| Some(it.stack.require_lease.to_string())),
+    ("KmsKeyArn", "--kms-key", |it, _| it.stack.table.kms_key.clone()),
+    ("PermissionsBoundary", "--permissions-boundary", |it, _| {
+        it.stack.permissions_boundary.clone()
     }),
-    ("DomainName", "--domain", |target, _| target.stack.domain.domain.clone().unwrap_or_default()),
-    ("CertificateArn", "--certificate-arn", |target, _| {
-        target.stack.domain.certificate_arn.clone().unwrap_or_default()
-    }),
-    ("BasePath", "--base-path", |target, _| {
-        target.stack.domain.base_path.clone().unwrap_or_default()
-    }),
-    ("HostedZoneId", "--hosted-zone", |target, _| {
-        target.stack.domain.hosted_zone.clone().unwrap_or_default()
-    }),
+    ("DomainName", "--domain", |it, _| it.stack.domain.domain.clone()),
+    ("CertificateArn", "--certificate-arn", |it, _| it.stack.domain.certificate_arn.clone()),
+    ("BasePath", "--base-path", |it, _| it.stack.domain.base_path.clone()),
+    ("HostedZoneId", "--hosted-zone", |it, _| it.stack.domain.hosted_zone.clone()),
 ];
 
 /// The parameters that `--parameter` sets.
@@ -261,8 +255,9 @@ impl Target {
 
     /// A value for every parameter of the template.
     pub fn parameters(&self, code: &StoredCode) -> anyhow::Result<BTreeMap<String, String>> {
-        let set = OPTION_PARAMETERS
-            .map(|(parameter, _, value)| (parameter.to_owned(), value(self, code)));
+        let set = OPTION_PARAMETERS.map(|(parameter, _, value)| {
+            (parameter.to_owned(), value(self, code).unwrap_or_default())
+        });
         Ok(template::defaults(template::TEMPLATE)?
             .into_iter()
             .chain(map(&self.stack.parameters))
@@ -406,9 +401,10 @@ pub struct RecordsArgs {
     pub access: Access,
 }
 
+/// Where the records of the clusters are.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
-pub enum Keeper {
+pub enum Database {
     Aws {
         table: String,
         #[serde(skip)]
@@ -420,14 +416,14 @@ pub enum Keeper {
     },
 }
 
-impl Keeper {
-    /// The database in this directory, or in the default one.
+impl Database {
+    /// The one in this directory, or in the default directory.
     pub fn this_machine(directory: Option<&Path>) -> anyhow::Result<Self> {
         Ok(Self::ThisMachine { data: data::directory(directory)? })
     }
 }
 
-impl Display for Keeper {
+impl Display for Database {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Aws { table, .. } => write!(f, "table `{table}`"),
@@ -437,11 +433,11 @@ impl Display for Keeper {
 }
 
 impl RecordsArgs {
-    pub fn keeper(&self) -> anyhow::Result<Keeper> {
+    pub fn database(&self) -> anyhow::Result<Database> {
         if self.local {
-            return Keeper::this_machine(self.data.as_deref());
+            return Database::this_machine(self.data.as_deref());
         }
-        Ok(Keeper::Aws { table: self.table.table_name.clone(), access: self.access.clone() })
+        Ok(Database::Aws { table: self.table.table_name.clone(), access: self.access.clone() })
     }
 
     /// A command line for one cluster of these records, in hints.

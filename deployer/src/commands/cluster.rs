@@ -28,7 +28,7 @@ use crate::{
     local::data,
     origin,
     printer::Printer,
-    settings::{Keeper, RecordsArgs},
+    settings::{Database, RecordsArgs},
     signals::Signals,
 };
 
@@ -64,7 +64,7 @@ struct MemberReport<'a> {
 #[derive(Debug, Serialize)]
 struct ShowResult {
     #[serde(flatten)]
-    keeper: Keeper,
+    database: Database,
     #[serde(flatten)]
     cluster: Cluster,
 }
@@ -72,7 +72,7 @@ struct ShowResult {
 #[derive(Debug, Serialize)]
 struct ForgetResult {
     #[serde(flatten)]
-    keeper: Keeper,
+    database: Database,
     /// Whether it has been forgotten now.
     forgotten: bool,
     /// The member, if not the whole cluster was to be forgotten.
@@ -172,20 +172,21 @@ pub async fn run(
         ..
     })) = &command;
     let records = records.clone();
-    let keeper = records.keeper()?;
-    match &keeper {
-        Keeper::Aws { access, table } => {
+    let database = records.database()?;
+    match &database {
+        Database::Aws { access, table } => {
             let aws = signals.or_stopped(Aws::connect(access)).await?;
             let store = DynamoDb::new(aws.dynamodb.clone(), table);
-            Operator { store, keeper, records, aws: Some(aws), printer }.run(command, signals).await
+            let operator = Operator { store, database, records, aws: Some(aws), printer };
+            operator.run(command, signals).await
         }
         // A server may be using it.
-        Keeper::ThisMachine { data } => {
+        Database::ThisMachine { data } => {
             let store = data::open(data)?.ok_or_else(|| {
-                Failure::new(format!("there is no database in {keeper}"))
+                Failure::new(format!("there is no database in {database}"))
                     .hint("`cbbootstrap serve` creates one; `--data` names another directory")
             })?;
-            Operator { store, keeper, records, aws: None, printer }.run(command, signals).await
+            Operator { store, database, records, aws: None, printer }.run(command, signals).await
         }
     }
 }
@@ -193,7 +194,7 @@ pub async fn run(
 /// The commands over one store.
 struct Operator<'p, S> {
     store: S,
-    keeper: Keeper,
+    database: Database,
     records: RecordsArgs,
     /// `None` on this machine.
     aws: Option<Aws>,
@@ -225,8 +226,8 @@ impl<S: Store> Operator<'_, S> {
         let row = self.with_origin(self.find(&args.cluster_id)).await?;
         let record = row.record.map_err(|error| self.unreadable(&args.cluster_id, &error))?;
         let cluster = Cluster { record, now: self.store.now() };
-        let keeper = self.keeper.clone();
-        self.printer.result(&ShowResult { keeper, cluster })
+        let database = self.database.clone();
+        self.printer.result(&ShowResult { database, cluster })
     }
 
     /// Forgets the cluster, or only this member.
@@ -243,7 +244,7 @@ impl<S: Store> Operator<'_, S> {
             (Err(error), Some(_)) => return Err(self.unreadable(cluster_id, error).into()),
         };
         let mut result = ForgetResult {
-            keeper: self.keeper.clone(),
+            database: self.database.clone(),
             forgotten: false,
             node: node.map(ToString::to_string),
             cluster: Entry::new(row.clone(), now),
@@ -303,20 +304,20 @@ impl<S: Store> Operator<'_, S> {
     }
 
     fn not_found(&self, cluster_id: &str) -> Failure {
-        let (id, keeper) = (escape_hidden(cluster_id), &self.keeper);
+        let (id, database) = (escape_hidden(cluster_id), &self.database);
         let list = self.records.command("list", &[]);
-        Failure::new(format!("there is no cluster `{id}` in {keeper}"))
+        Failure::new(format!("there is no cluster `{id}` in {database}"))
             .hint(format!("`{list}` lists the clusters"))
     }
 
     fn explain(&self, error: &Error) -> Failure {
-        let keeper = &self.keeper;
-        let what = format!("cannot use {keeper}");
+        let database = &self.database;
+        let what = format!("cannot use {database}");
         match (error.sdk(), error) {
             (Some(sdk), _) => match sdk.code() {
                 Some("ResourceNotFoundException") => {
                     let region = self.aws.as_ref().map_or("", |aws| &aws.region);
-                    Failure::new(format!("there is no {keeper} in {region}"))
+                    Failure::new(format!("there is no {database} in {region}"))
                         .hint("`cbbootstrap deploy` creates it; `--table-name` names another")
                 }
                 // The usual reason: the table has another key.
@@ -324,7 +325,8 @@ impl<S: Store> Operator<'_, S> {
                 _ => explain(what, sdk),
             },
             (None, Error::Unreadable(Unreadable(CLUSTER_ID))) => {
-                Failure::new(format!("{keeper} has an item without a cluster ID")).hint(OTHER_TABLE)
+                Failure::new(format!("{database} has an item without a cluster ID"))
+                    .hint(OTHER_TABLE)
             }
             (None, Error::Unavailable(_) | Error::Contended) => {
                 Failure::new(format!("{what}: {error}"))

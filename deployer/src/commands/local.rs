@@ -14,7 +14,7 @@ use crate::{
     failure::Exit,
     network::Network,
     printer::Printer,
-    settings::Keeper,
+    settings::Database,
     signals::Signals,
     smoke,
 };
@@ -53,9 +53,9 @@ pub async fn run(
 
 async fn start(args: &DeployArgs, printer: &Printer) -> anyhow::Result<Deployment> {
     let listen = &args.local.listen;
-    let keeper = Keeper::this_machine(listen.data.as_deref())?;
+    let database = Database::this_machine(listen.data.as_deref())?;
     let options = ServerArgs { max_connections: 1000, ..ServerArgs::default() };
-    let serving = serve::start(listen, keeper, options, printer).await?;
+    let serving = serve::start(listen, database, options, printer).await?;
     let smoke = match serving.data.as_ref().filter(|_| !args.no_smoke) {
         None => None,
         Some(data) => {

@@ -22,7 +22,7 @@ use crate::{
     fields::write_fields,
     local::{self, Metrics, RequestLog, Server, Tls, data::Data},
     printer::Printer,
-    settings::Keeper,
+    settings::Database,
     signals::Signals,
 };
 
@@ -30,7 +30,7 @@ use crate::{
 pub struct Serving {
     pub endpoint: String,
     #[serde(flatten)]
-    keeper: Keeper,
+    database: Database,
     /// The region of the table.
     #[serde(skip_serializing_if = "Option::is_none")]
     region: Option<String>,
@@ -45,10 +45,12 @@ pub struct Serving {
 
 impl Display for Serving {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let store = match (&self.keeper, &self.region) {
-            (Keeper::ThisMachine { data }, _) => ("Data:", data.display().to_string()),
-            (Keeper::Aws { table, .. }, Some(region)) => ("Table:", format!("{table} in {region}")),
-            (Keeper::Aws { table, .. }, None) => ("Table:", table.clone()),
+        let store = match (&self.database, &self.region) {
+            (Database::ThisMachine { data }, _) => ("Data:", data.display().to_string()),
+            (Database::Aws { table, .. }, Some(region)) => {
+                ("Table:", format!("{table} in {region}"))
+            }
+            (Database::Aws { table, .. }, None) => ("Table:", table.clone()),
         };
         write_fields(f, 9, [("Endpoint:", self.endpoint.clone()), store])
     }
@@ -57,11 +59,11 @@ impl Display for Serving {
 /// Serves until Ctrl-C or SIGTERM.
 pub async fn run(args: ServeArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<()> {
     let ServeArgs { listen, table, server, access, .. } = args;
-    let keeper = match table {
-        Some(table) => Keeper::Aws { table, access },
-        None => Keeper::this_machine(listen.data.as_deref())?,
+    let database = match table {
+        Some(table) => Database::Aws { table, access },
+        None => Database::this_machine(listen.data.as_deref())?,
     };
-    let serving = signals.or_stopped(start(&listen, keeper, server, printer)).await?;
+    let serving = signals.or_stopped(start(&listen, database, server, printer)).await?;
     printer.result(&serving)?;
     serving.run(signals).await;
     Ok(())
@@ -69,13 +71,13 @@ pub async fn run(args: ServeArgs, printer: &Printer, signals: &mut Signals) -> a
 
 pub async fn start(
     listen: &ListenArgs,
-    keeper: Keeper,
+    database: Database,
     options: ServerArgs,
     printer: &Printer,
 ) -> anyhow::Result<Serving> {
     let wanted = usize::try_from(options.max_connections)?;
     // Each request to a table has a separate connection.
-    let files_each = if matches!(keeper, Keeper::Aws { .. }) { 2 } else { 1 };
+    let files_each = if matches!(database, Database::Aws { .. }) { 2 } else { 1 };
     let most = local::max_connections(wanted, files_each)?;
     if most < wanted {
         printer.message(format_args!(
@@ -94,7 +96,7 @@ pub async fn start(
         requires_lease: options.require_lease,
         hides_docs: false,
     };
-    let (api, region, data) = open(&keeper, policy, printer).await?;
+    let (api, region, data) = open(&database, policy, printer).await?;
     let api = if options.metrics { api.merge(metrics.route()) } else { api };
     let guard = Arc::new(Guard { allowed_hosts: options.allowed_hosts });
     let api = api.layer(from_fn_with_state(guard, guard::guard));
@@ -111,18 +113,18 @@ pub async fn start(
         tokio::spawn(tls.reload(move |message| log.message(&message)));
     }
     let server = Server::start(listener, api, config, most, metrics)?;
-    Ok(Serving { endpoint: server.url().to_owned(), keeper, region, data, server, log })
+    Ok(Serving { endpoint: server.url().to_owned(), database, region, data, server, log })
 }
 
 /// The API over the store, the region of a table, and the open database.
 async fn open(
-    keeper: &Keeper,
+    database: &Database,
     policy: Policy,
     printer: &Printer,
 ) -> anyhow::Result<(Router, Option<String>, Option<Data>)> {
-    let (table, access) = match keeper {
-        Keeper::Aws { table, access } => (table, access),
-        Keeper::ThisMachine { data } => {
+    let (table, access) = match database {
+        Database::Aws { table, access } => (table, access),
+        Database::ThisMachine { data } => {
             let directory = data.clone();
             let data = tokio::task::spawn_blocking(move || Data::open(&directory)).await??;
             return Ok((api::over_sqlite(data.store.clone(), policy), None, Some(data)));

@@ -233,8 +233,8 @@ fn records_are_those_of_the_environment_or_of_this_machine() {
             [Some("us-west-2"), Some("eu-central-1"), Some("file-profile")],
         ),
     ] {
-        let keeper = records(options, file).keeper().unwrap();
-        let Keeper::Aws { table: name, access: found } = keeper else {
+        let database = records(options, file).database().unwrap();
+        let Database::Aws { table: name, access: found } = database else {
             panic!("{options:?} is in AWS");
         };
         assert_eq!(name, table);
@@ -245,8 +245,8 @@ fn records_are_those_of_the_environment_or_of_this_machine() {
         ];
         assert_eq!(found, access, "{options:?}");
     }
-    let local = records(&["--local", "--data=dir"], None).keeper().unwrap();
-    assert!(matches!(&local, Keeper::ThisMachine { data } if data.ends_with("dir")), "{local:?}");
+    let local = records(&["--local", "--data=dir"], None).database().unwrap();
+    assert!(matches!(&local, Database::ThisMachine { data } if data.ends_with("dir")), "{local:?}");
 }
 
 #[test]

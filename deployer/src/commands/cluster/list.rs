@@ -10,7 +10,7 @@ use crate::{
     failure::{Exit, Failure},
     fields::Columns,
     printer::Printer,
-    settings::Keeper,
+    settings::Database,
     signals::Signals,
 };
 
@@ -20,7 +20,7 @@ const FIRST_PART: usize = 100;
 /// A list of which parts are printed.
 struct List<'p> {
     printer: &'p Printer,
-    keeper: &'p Keeper,
+    database: &'p Database,
     /// The cluster that the list begins after.
     after: Option<&'p str>,
     /// Those that are not printed yet.
@@ -62,12 +62,12 @@ impl ListText {
     }
 
     /// What follows the last part.
-    pub(super) fn end(&self, keeper: &Keeper, after: Option<&str>) -> String {
+    pub(super) fn end(&self, database: &Database, after: Option<&str>) -> String {
         match (&self.columns, after) {
             (Some(_), _) => String::new(),
-            (None, None) => format!("No clusters in {keeper}"),
+            (None, None) => format!("No clusters in {database}"),
             (None, Some(after)) => {
-                format!("No clusters in {keeper} after {}", escape_hidden(after))
+                format!("No clusters in {database} after {}", escape_hidden(after))
             }
         }
     }
@@ -98,8 +98,8 @@ impl ListJson {
 }
 
 impl<'p> List<'p> {
-    fn new(printer: &'p Printer, keeper: &'p Keeper, after: Option<&'p str>) -> Self {
-        Self { printer, keeper, after, waiting: Vec::new(), count: 0, last: None, format: None }
+    fn new(printer: &'p Printer, database: &'p Database, after: Option<&'p str>) -> Self {
+        Self { printer, database, after, waiting: Vec::new(), count: 0, last: None, format: None }
     }
 
     /// Adds clusters, and prints them unless too few for the first part; `false` if the reader has closed the pipe.
@@ -127,7 +127,7 @@ impl<'p> List<'p> {
         let format = match self.format.take() {
             Some(format) => format,
             None if self.printer.is_json() => {
-                Format::Json(ListJson::new(&self.printer.document(self.keeper)?))
+                Format::Json(ListJson::new(&self.printer.document(self.database)?))
             }
             None => Format::Text(ListText::default()),
         };
@@ -142,7 +142,7 @@ impl<'p> List<'p> {
         self.format()?;
         let end = match self.format {
             Some(Format::Json(json)) => json.end(next)?,
-            Some(Format::Text(text)) => text.end(self.keeper, self.after),
+            Some(Format::Text(text)) => text.end(self.database, self.after),
             None => String::new(),
         };
         if !end.is_empty() {
@@ -160,7 +160,7 @@ impl<S: Store> Operator<'_, S> {
     ) -> anyhow::Result<()> {
         let mut room = if args.all { usize::MAX } else { args.limit };
         let after = args.after.as_deref();
-        let mut list = List::new(self.printer, &self.keeper, after);
+        let mut list = List::new(self.printer, &self.database, after);
         let mut step = None;
         let this = &self;
         let read = |start: Option<String>| async move {

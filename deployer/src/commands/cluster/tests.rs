@@ -166,14 +166,14 @@ fn json_has_all_fields_but_no_hash() {
     assert_eq!(cluster(odd, 0).digest(), None);
 }
 
-fn keeper() -> Keeper {
-    Keeper::Aws { table: "t".to_owned(), access: Access::default() }
+fn database() -> Database {
+    Database::Aws { table: "t".to_owned(), access: Access::default() }
 }
 
 fn listed(clusters: &[Entry], after: Option<&str>) -> String {
     let mut text = ListText::default();
     let part = if clusters.is_empty() { String::new() } else { text.part(clusters) };
-    part + &text.end(&keeper(), after)
+    part + &text.end(&database(), after)
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn later_parts_of_a_list_keep_the_columns_of_the_first() {
     let mut text = ListText::default();
     let parts = [text.part(&[entry("mycluster")]), text.part(&[entry("b"), entry("a long name")])];
     assert_eq!(
-        parts.concat() + &text.end(&keeper(), None),
+        parts.concat() + &text.end(&database(), None),
         "\
 CLUSTER    STATE    GENERATION  INITIAL NODE  MEMBERS  CLAIMED AT  LEASE UNTIL
 mycluster  claimed  1           a             0        -           -
@@ -239,7 +239,7 @@ fn parts_of_a_list_are_one_json_document() {
         (vec![&entries[..2], &entries[2..]], Some("c")),
         (vec![&entries[..1], &entries[1..1], &entries[1..]], None),
     ] {
-        let document = serde_json::to_string_pretty(&keeper()).unwrap();
+        let document = serde_json::to_string_pretty(&database()).unwrap();
         let mut json = ListJson::new(&document);
         let mut lines: Vec<_> = parts.iter().map(|part| json.part(part).unwrap()).collect();
         lines.push(json.end(next).unwrap());
