@@ -97,12 +97,10 @@ async fn deploy(
     let aws = signals.or_stopped(target.connect()).await?;
     let function = args.function.source();
     let deployment = Deployment {
-        aws: &aws,
-        target,
         update_mode: args.update,
         yes: args.yes,
         wait_for_stack: args.wait.wait_for_stack,
-        printer,
+        ..Deployment::new(&aws, target, printer)
     };
     let deployed = introduce(&aws, &target.place, printer, async {
         if args.code_only {

@@ -6,12 +6,9 @@ use cbbootstrap_cli::text::shell_word;
 use serde::Serialize;
 
 use crate::{
-    aws::{
-        Aws,
-        cloudformation::{self, UpdateMode},
-    },
+    aws::{Aws, cloudformation},
     cli::LaunchArgs,
-    deployment::{DeployedStack, Deployment, Launch},
+    deployment::{ClusterStack, DeployedStack, Deployment},
     failure::Failure,
     fields::write_fields,
     github::{self, publish},
@@ -149,19 +146,17 @@ async fn launch(
         let find_api = cloudformation::require(&aws.cloudformation, api_name, &aws.region);
         let api = signals.or_stopped(find_api).await?;
         let defaults = template::defaults(CLUSTER_TEMPLATE)?;
-        let launch = Launch { args, stack_name: name, api: &api, defaults };
+        let cluster = ClusterStack { args, stack_name: name, api: &api, defaults };
         let target = target(args, &api, place.clone());
         let deployment = Deployment {
-            aws: &aws,
-            target: &target,
-            update_mode: UpdateMode::default(),
+            cluster: Some(&cluster),
             yes: args.yes,
             wait_for_stack: args.wait.wait_for_stack,
-            printer,
+            ..Deployment::new(&aws, &target, printer)
         };
-        let (launched, nodes) = deployment.launch(agent, &launch, signals).await?;
-        let DeployedStack { stack, changed, .. } = launched;
-        LaunchReport::new(args, &stack, aws.region.clone(), changed, nodes)
+        let launched = deployment.deploy(std::future::ready(Ok(agent)), signals).await?;
+        let DeployedStack { stack, changed, members, .. } = launched;
+        LaunchReport::new(args, &stack, aws.region.clone(), changed, members)
     })
     .await
 }

@@ -10,7 +10,7 @@ use crate::{
         dynamodb::Table,
     },
     cli::PlanArgs,
-    deployment::{self, Follower, Survey, discard_after},
+    deployment::{Deployment, Survey, build, discard_after},
     failure::Exit,
     github::{self, publish},
     origin::introduce,
@@ -117,18 +117,16 @@ async fn plan(
     printer: &Printer,
 ) -> anyhow::Result<PlanReport> {
     let aws = target.connect().await?;
-    let build = async { deployment::build(args.function.source().await?, printer).await };
+    let deployment = Deployment::new(&aws, target, printer);
+    let artifact = async { build(args.function.source().await?, printer).await };
     let (artifact, survey) = introduce(&aws, &target.place, printer, async {
-        tokio::try_join!(build, Survey::read(&aws, target, None))
+        tokio::try_join!(artifact, Survey::read(deployment))
     })
     .await?;
-    let desired =
-        deployment::desired_stack(target, None, &survey.stack, &survey.bucket, &artifact)?;
+    let desired = deployment.desired_stack(&survey.stack, &survey.bucket, &artifact)?;
     let first = survey.stack.action.preparation();
     if let (StackAction::Wait, Some(stack)) = (survey.stack.action, &survey.stack.stack) {
-        let follower =
-            Follower { client: &aws.cloudformation, place: &target.place, remains: None };
-        return Err(follower.busy(stack).into());
+        return Err(deployment.follower().busy(stack).into());
     }
     // A stack that must be recovered first cannot have a change set, so the changes are not known in detail.
     let changes = if survey.stack.up_to_date(&desired).is_some() || first.is_some() {

@@ -28,7 +28,8 @@ const GATEWAY_TYPE: (&str, &str) = ("SyncGatewayInstanceType", "m7g.large");
 const ANY_API: &str = "*";
 
 /// What the stack of a Couchbase cluster depends on.
-pub struct Launch<'a> {
+#[derive(Debug)]
+pub struct ClusterStack<'a> {
     pub args: &'a LaunchArgs,
     pub stack_name: &'a str,
     pub api: &'a Stack,
@@ -69,7 +70,7 @@ impl Known {
     }
 }
 
-impl Launch<'_> {
+impl ClusterStack<'_> {
     /// Reads what the API knows about the cluster.
     pub async fn read_known(&self, aws: &Aws) -> anyhow::Result<Known> {
         let (id, table) = (&self.args.cluster_id, self.api.output("TableName")?);

@@ -16,8 +16,7 @@ impl Deployment<'_> {
     ) -> anyhow::Result<DeployedStack> {
         let Self { aws, target, printer, .. } = self;
         let name = &target.place.stack_name;
-        let (function, survey) =
-            tokio::join!(function, StackSurvey::read_without_template(aws, name, None));
+        let (function, survey) = tokio::join!(function, StackSurvey::read_without_template(self));
         // An error on this machine comes first.
         let (function, survey) = (function?, survey?);
         let parameters = [
@@ -42,6 +41,7 @@ impl Deployment<'_> {
             is_fresh: changed,
             sha256: artifact.sha256,
             version,
+            members: Vec::new(),
         })
     }
 }

@@ -14,7 +14,7 @@ mod watch;
 
 use std::time::Duration;
 
-pub use cluster::{Known, Launch};
+pub use cluster::{ClusterStack, Known};
 pub use follow::Follower;
 pub use phases::{build, discard_after};
 pub use removal::Removal;
@@ -41,6 +41,8 @@ const ROUNDS: usize = 10;
 pub struct Deployment<'a> {
     pub aws: &'a Aws,
     pub target: &'a Target,
+    /// The Couchbase cluster whose stack it is; `None` for the API's.
+    pub cluster: Option<&'a ClusterStack<'a>>,
     pub update_mode: UpdateMode,
     /// Whether the user has confirmed everything in advance.
     pub yes: bool,
@@ -68,53 +70,33 @@ pub struct DeployedStack {
     pub sha256: String,
     /// The version of the function that was published.
     pub version: Option<String>,
+    /// The members of a Couchbase cluster that the API knows.
+    pub members: Vec<String>,
 }
 
 impl<'a> Deployment<'a> {
-    /// Deploys the API's stack with its table and bucket.
+    /// A deployment of the API.
+    pub fn new(aws: &'a Aws, target: &'a Target, printer: &'a Printer) -> Self {
+        let (cluster, update_mode) = (None, UpdateMode::default());
+        Self { aws, target, cluster, update_mode, yes: false, wait_for_stack: None, printer }
+    }
+
+    /// Deploys the stack with its bucket and, for the API, its table. Repeats the phases until the stack is up to date.
     pub async fn deploy(
         self,
-        function: impl Future<Output = anyhow::Result<ArtifactSource>>,
+        artifact: impl Future<Output = anyhow::Result<ArtifactSource>>,
         signals: &mut Signals,
     ) -> anyhow::Result<DeployedStack> {
-        let begin = Preparation::begin(self, function, None);
+        let begin = Preparation::begin(self, artifact);
         let mut preparation = signals.or_stopped(begin).await?;
-        self.complete(&mut preparation, signals).await
-    }
-
-    /// Deploys the stack of a Couchbase cluster. Also returns the members that the API then knows.
-    pub async fn launch(
-        self,
-        agent: ArtifactSource,
-        launch: &Launch<'_>,
-        signals: &mut Signals,
-    ) -> anyhow::Result<(DeployedStack, Vec<String>)> {
-        let begin = Preparation::begin(self, std::future::ready(Ok(agent)), Some(launch));
-        let mut preparation = signals.or_stopped(begin).await?;
-        let deployed = self.complete(&mut preparation, signals).await?;
-        let known = if deployed.is_fresh {
-            let known = signals.or_stopped(launch.read_known(self.aws)).await;
-            known.unwrap_or_else(|error| {
-                self.printer.message(format_args!("warning: {error:#}"));
-                Known::default()
-            })
-        } else {
-            preparation.into_known()
-        };
-        Ok((deployed, known.into_members()))
-    }
-
-    /// Repeats the phases until the stack is up to date.
-    async fn complete(
-        self,
-        preparation: &mut Preparation<'_>,
-        signals: &mut Signals,
-    ) -> anyhow::Result<DeployedStack> {
         for round in 0..ROUNDS {
-            let mut draft = None;
-            let applied = preparation.round(round, &mut draft, signals).await;
-            match discard_after(applied, draft, self.printer).await {
-                Ok(Some(applied)) => return signals.or_stopped(preparation.finish(applied)).await,
+            let mut open_change_set = None;
+            let applied = preparation.round(round, &mut open_change_set, signals).await;
+            match discard_after(applied, open_change_set, self.printer).await {
+                Ok(Some(applied)) => {
+                    let deployed = signals.or_stopped(preparation.finish(applied)).await?;
+                    return Ok(self.with_members(deployed, signals).await);
+                }
                 Ok(None) => (),
                 Err(error) if reports_overtaking(&error) => {
                     let mut step = self.printer.step("stack");
@@ -130,33 +112,48 @@ impl<'a> Deployment<'a> {
             .into())
     }
 
-    fn follower(self) -> Follower<'a> {
+    /// Reads the members of a Couchbase cluster again if they may have changed.
+    async fn with_members(self, deployed: DeployedStack, signals: &mut Signals) -> DeployedStack {
+        let Some(cluster) = self.cluster.filter(|_| deployed.is_fresh) else {
+            return deployed;
+        };
+        let known = signals.or_stopped(cluster.read_known(self.aws)).await;
+        let known = known.unwrap_or_else(|error| {
+            self.printer.message(format_args!("warning: {error:#}"));
+            Known::default()
+        });
+        DeployedStack { members: known.into_members(), ..deployed }
+    }
+
+    pub fn follower(self) -> Follower<'a> {
         Follower { client: &self.aws.cloudformation, place: &self.target.place, remains: None }
     }
-}
 
-/// The stack that the user wants, with this artifact. That of a Couchbase cluster depends on the one that exists.
-pub fn desired_stack(
-    target: &Target,
-    launch: Option<&Launch<'_>>,
-    survey: &StackSurvey,
-    bucket: &Bucket,
-    artifact: &Artifact,
-) -> anyhow::Result<DesiredStack> {
-    let (bucket, key) = (bucket.name.clone(), bucket.key(artifact));
-    let (template, parameters) = match launch {
-        None => (TEMPLATE, target.parameters(&StoredCode { bucket, key, arch: artifact.arch })?),
-        Some(launch) => {
-            let before = survey.stack.as_ref().filter(|_| !survey.action.creates());
-            (CLUSTER_TEMPLATE, launch.parameters(before, bucket, key)?)
-        }
-    };
-    Ok(DesiredStack {
-        name: target.place.stack_name.clone(),
-        template,
-        parameters,
-        tags: target.tags(),
-        notification_arns: target.stack.topics(),
-        role_arn: target.stack.role_arn.clone(),
-    })
+    /// The stack that the user wants, with this artifact. That of a Couchbase cluster depends on the one that exists.
+    pub fn desired_stack(
+        self,
+        survey: &StackSurvey,
+        bucket: &Bucket,
+        artifact: &Artifact,
+    ) -> anyhow::Result<DesiredStack> {
+        let Self { target, cluster, .. } = self;
+        let (bucket, key) = (bucket.name.clone(), bucket.key(artifact));
+        let (template, parameters) = match cluster {
+            None => {
+                (TEMPLATE, target.parameters(&StoredCode { bucket, key, arch: artifact.arch })?)
+            }
+            Some(cluster) => {
+                let before = survey.stack.as_ref().filter(|_| !survey.action.creates());
+                (CLUSTER_TEMPLATE, cluster.parameters(before, bucket, key)?)
+            }
+        };
+        Ok(DesiredStack {
+            name: target.place.stack_name.clone(),
+            template,
+            parameters,
+            tags: target.tags(),
+            notification_arns: target.stack.topics(),
+            role_arn: target.stack.role_arn.clone(),
+        })
+    }
 }

@@ -2,9 +2,7 @@
 
 mod finish;
 
-use super::{
-    Applied, Deployment, Follower, Known, Launch, StackSurvey, Survey, Watch, desired_stack,
-};
+use super::{Applied, ClusterStack, Deployment, Follower, StackSurvey, Survey, Watch};
 use crate::{
     aws::{
         cloudformation::{self, ChangeSet},
@@ -22,8 +20,6 @@ use crate::{
 /// A deployment whose artifact is built.
 pub struct Preparation<'a> {
     deployment: Deployment<'a>,
-    /// Of the Couchbase cluster, if it is the stack of one.
-    launch: Option<&'a Launch<'a>>,
     bucket: Bucket,
     artifact: Artifact,
     /// The API's table as the round found it.
@@ -56,13 +52,12 @@ impl<'a> Preparation<'a> {
     pub async fn begin(
         deployment: Deployment<'a>,
         artifact: impl Future<Output = anyhow::Result<ArtifactSource>>,
-        launch: Option<&'a Launch<'a>>,
     ) -> anyhow::Result<Self> {
-        let Deployment { aws, target, printer, .. } = deployment;
-        let (artifact, survey) = tokio::join!(artifact, Survey::read(aws, target, launch));
+        let Deployment { cluster, printer, .. } = deployment;
+        let (artifact, survey) = tokio::join!(artifact, Survey::read(deployment));
         // An error on this machine comes first.
         let (artifact, Survey { bucket, table, stack: survey }) = (artifact?, survey?);
-        if let Some(warning) = launch.and_then(|it| it.warning(survey.action, &survey.known)) {
+        if let Some(warning) = cluster.and_then(|it| it.warning(survey.action, &survey.known)) {
             printer.message(warning);
         }
         let mut consents = Consents::default();
@@ -71,8 +66,7 @@ impl<'a> Preparation<'a> {
 
         Ok(Self {
             deployment,
-            launch,
-            desired: desired_stack(target, launch, &survey, &bucket, &artifact)?,
+            desired: deployment.desired_stack(&survey, &bucket, &artifact)?,
             bucket,
             artifact,
             table,
@@ -82,19 +76,19 @@ impl<'a> Preparation<'a> {
         })
     }
 
-    /// Prepares and applies what the stack needs next; `None` if the stack must be read again. `draft` holds a change set while
-    /// one may have to be removed.
+    /// Prepares and applies what the stack needs next; `None` if the stack must be read again. A signal drops this future, so the caller
+    /// must remove the change set that is still open.
     pub async fn round(
         &mut self,
         round: usize,
-        draft: &mut Option<ChangeSet>,
+        open_change_set: &mut Option<ChangeSet>,
         signals: &mut Signals,
     ) -> anyhow::Result<Option<Applied>> {
-        match signals.or_stopped(self.prepare(round, draft)).await? {
+        match signals.or_stopped(self.prepare(round, open_change_set)).await? {
             Next::Nothing(stack) => Ok(Some(Applied { unchanged: Some(stack), round })),
             Next::Survey => Ok(None),
             Next::Change(watch, step) => {
-                let is_deployed = self.apply(watch, step, draft, signals).await?;
+                let is_deployed = self.apply(watch, step, open_change_set, signals).await?;
                 Ok(is_deployed.then_some(Applied { unchanged: None, round }))
             }
         }
@@ -103,60 +97,55 @@ impl<'a> Preparation<'a> {
     async fn prepare(
         &mut self,
         round: usize,
-        slot: &mut Option<ChangeSet>,
+        open_change_set: &mut Option<ChangeSet>,
     ) -> anyhow::Result<Next> {
-        let Deployment { aws, target, printer, .. } = self.deployment;
+        let deployment = self.deployment;
         if round > 0 {
             // Somebody else may have changed the stack or deleted the table since the last round.
-            (self.survey, self.table) = tokio::try_join!(
-                StackSurvey::read(aws, &target.place.stack_name, self.launch),
-                Survey::find_table(aws, target, self.launch),
-            )?;
-            let (survey, bucket, artifact) = (&self.survey, &self.bucket, &self.artifact);
-            self.desired = desired_stack(target, self.launch, survey, bucket, artifact)?;
-            let table = self.table.as_ref();
-            self.deployment.ask(&self.survey, table, &mut self.consents).await?;
+            (self.survey, self.table) =
+                tokio::try_join!(StackSurvey::read(deployment), Survey::find_table(deployment))?;
+            let (survey, table) = (&self.survey, self.table.as_ref());
+            self.desired = deployment.desired_stack(survey, &self.bucket, &self.artifact)?;
+            deployment.ask(survey, table, &mut self.consents).await?;
         }
         let table_options = self.table_options();
         // An existing table is changed after the questions.
         let changes_table =
             self.table.as_ref().is_some_and(|table| table.is_changed_by(&table_options));
         let up_to_date = self.up_to_date().cloned();
-        let needs_change_set = up_to_date.is_none()
-            && (self.survey.stack.is_none()
-                || matches!(self.survey.action, StackAction::Create | StackAction::Update));
+        let needs_change_set = up_to_date.is_none() && self.survey.action.reaches_goal();
         let table =
             async { anyhow::Ok(!changes_table && self.ensure_table(&table_options).await?) };
         let bucket = async {
-            let is_new = round == 0 && self.deployment.create_bucket(&self.bucket).await?;
+            let is_new = round == 0 && deployment.create_bucket(&self.bucket).await?;
             if needs_change_set {
                 self.upload().await?;
             }
             Ok(is_new)
         };
-        let draft = async { if needs_change_set { self.draft(slot).await } else { Ok(None) } };
+        let draft =
+            async { if needs_change_set { self.draft(open_change_set).await } else { Ok(None) } };
         // All three run to their end, so that none leaves something incomplete because another one failed.
         let (table, bucket, draft) = tokio::join!(table, bucket, draft);
         let errors = [table.as_ref().err(), bucket.as_ref().err(), draft.as_ref().err()];
-        printer.print_all_but_first(errors);
+        deployment.printer.print_all_but_first(errors);
         self.has_changed_storage |= table? | bucket?;
         let draft = draft?;
-        let has_asked = needs_change_set || up_to_date.is_some();
-        let next = match (up_to_date, self.survey.action, &self.survey.stack) {
-            _ if needs_change_set => self.confirm_change(draft).await?,
-            (Some(stack), ..) => Next::Nothing(stack),
-            (None, StackAction::Wait, Some(stack)) => {
-                let patience = self.deployment.wait_for_stack;
-                self.deployment.follower().wait(stack, patience, printer).await?;
-                Next::Survey
+        let next = match (self.survey.action, &self.survey.stack, up_to_date) {
+            (_, _, Some(stack)) => Next::Nothing(stack),
+            (StackAction::Create | StackAction::Update, ..) => self.confirm_change(draft).await?,
+            (StackAction::Wait, Some(stack), _) => {
+                let Deployment { wait_for_stack, printer, .. } = deployment;
+                deployment.follower().wait(stack, wait_for_stack, printer).await?;
+                return Ok(Next::Survey);
             }
-            (None, _, Some(stack)) => {
-                let step = printer.step("stack");
-                Next::Change(self.watch(&stack.id, Some(stack)).await?, step)
+            (_, Some(stack), _) => {
+                let step = deployment.printer.step("stack");
+                return Ok(Next::Change(self.watch(&stack.id, Some(stack)).await?, step));
             }
-            (None, _, None) => return Err(stack::overtaken(&self.desired.name).into()),
+            (_, None, _) => return Err(stack::overtaken(&self.desired.name).into()),
         };
-        if changes_table && has_asked {
+        if changes_table {
             self.has_changed_storage |= self.ensure_table(&table_options).await?;
         }
         Ok(next)
@@ -165,10 +154,7 @@ impl<'a> Preparation<'a> {
     /// The stack, if no change set is needed to know that it is up to date. A cluster's stack needs one: only a change set reads the
     /// SSM parameter of the newest image again.
     fn up_to_date(&self) -> Option<&Stack> {
-        if self.launch.is_some() {
-            return None;
-        }
-        self.survey.up_to_date(&self.desired)
+        self.survey.up_to_date(&self.desired).filter(|_| self.deployment.cluster.is_none())
     }
 
     /// The options for the table before the stack's change. A key for an existing table waits for it: the role of an older template may
@@ -184,7 +170,7 @@ impl<'a> Preparation<'a> {
 
     /// Creates or completes the table. Returns whether that was necessary.
     async fn ensure_table(&self, options: &TableSettings) -> anyhow::Result<bool> {
-        if self.launch.is_some() {
+        if self.deployment.cluster.is_some() {
             return Ok(false);
         }
         let Deployment { aws, target, printer, .. } = self.deployment;
@@ -200,14 +186,14 @@ impl<'a> Preparation<'a> {
         let Self { deployment: Deployment { printer, target, .. }, bucket, artifact, .. } = self;
         let step = printer.step("upload");
         let kms_key = target.stack.table.kms_key.as_deref();
-        // Another deployment may delete an artifact that no stack names before CloudFormation reads it. A new upload makes it the newest.
-        let is_named = self.survey.artifact_key() == Some(&bucket.key(artifact));
-        if bucket.exists && is_named && bucket.holds(artifact, kms_key).await? {
-            step.done("the bucket has it already");
-            return Ok(());
-        }
         // A new bucket is protected already. Only a protected bucket has the artifact, so an interrupted run is repaired.
         if bucket.exists {
+            // Another deployment may delete an artifact that no stack names before CloudFormation reads it. A new upload makes it the newest.
+            let is_named = self.survey.artifact_key() == Some(&bucket.key(artifact));
+            if is_named && bucket.holds(artifact, kms_key).await? {
+                step.done("the bucket has it already");
+                return Ok(());
+            }
             bucket.protect(kms_key).await?;
         }
         bucket.upload(artifact).await?;
@@ -219,7 +205,7 @@ impl<'a> Preparation<'a> {
     /// it, it cannot be executed.
     async fn draft(
         &self,
-        slot: &mut Option<ChangeSet>,
+        open_change_set: &mut Option<ChangeSet>,
     ) -> anyhow::Result<Option<(Vec<Change>, Watch, Step)>> {
         let Deployment { aws, update_mode, printer, .. } = self.deployment;
         let client = &aws.cloudformation;
@@ -229,7 +215,7 @@ impl<'a> Preparation<'a> {
             step.line("express: completes before the resources are ready");
         }
         let before = self.survey.updatable();
-        let change_set = slot.insert(ChangeSet::new(client, &self.desired.name, before));
+        let change_set = open_change_set.insert(ChangeSet::new(client, &self.desired.name, before));
         let stack_id = change_set.request(&self.desired, update_mode, before).await?;
         let (draft, watch) = match before {
             Some(before) => {
@@ -293,18 +279,18 @@ impl<'a> Preparation<'a> {
         &self,
         watch: Watch,
         mut step: Step,
-        draft: &mut Option<ChangeSet>,
+        open_change_set: &mut Option<ChangeSet>,
         signals: &mut Signals,
     ) -> anyhow::Result<bool> {
-        let operation = match draft {
-            Some(draft) => {
-                draft.execute(self.survey.updatable()).await?;
+        let operation = match open_change_set {
+            Some(change_set) => {
+                change_set.execute(self.survey.updatable()).await?;
                 self.survey.updatable().map_or(Operation::Create, |_| Operation::Update)
             }
             None => self.recover(&mut step).await?,
         };
-        let is_deployed = draft.take().is_some();
-        let remains = self.launch.map(Launch::after_failed_creation);
+        let is_deployed = open_change_set.take().is_some();
+        let remains = self.deployment.cluster.map(ClusterStack::after_failed_creation);
         let follower = Follower { remains: remains.as_deref(), ..self.deployment.follower() };
         follower.follow(operation, watch, &mut step, signals).await?;
         step.done(operation.outcome());
@@ -331,11 +317,6 @@ impl<'a> Preparation<'a> {
         step.line(format_args!("{status}: {recovers}"));
         cloudformation::roll_back(client, name, stack, role_arn).await?;
         Ok(Operation::Rollback)
-    }
-
-    /// What the API knew about the Couchbase cluster when the stack was last read.
-    pub fn into_known(self) -> Known {
-        self.survey.known
     }
 }
 
@@ -390,13 +371,13 @@ pub fn reports_overtaking(error: &anyhow::Error) -> bool {
 /// Removes a change set that was not executed. Failing to do so only warns.
 pub async fn discard_after<T>(
     result: anyhow::Result<T>,
-    draft: Option<ChangeSet>,
+    open_change_set: Option<ChangeSet>,
     printer: &Printer,
 ) -> anyhow::Result<T> {
-    let discarded = match draft {
+    let discarded = match open_change_set {
         // The stack stays, even if it still looks empty: someone else is creating it.
-        Some(draft) if result.as_ref().is_err_and(reports_overtaking) => draft.delete().await,
-        Some(draft) => draft.discard().await,
+        Some(set) if result.as_ref().is_err_and(reports_overtaking) => set.delete().await,
+        Some(set) => set.discard().await,
         None => Ok(()),
     };
     if let Err(error) = discarded {

@@ -1,9 +1,9 @@
 //! The state of everything in AWS that a deployment may change.
 
-use super::{Known, Launch};
+use super::{Deployment, Known};
 use crate::{
     aws::{
-        Aws, cloudformation,
+        cloudformation,
         dynamodb::{Table, TableSettings},
         lambda,
         s3::Bucket,
@@ -36,27 +36,20 @@ pub struct StackSurvey {
 
 impl Survey {
     /// Makes the calls in parallel, in two rounds: the second needs names from the first.
-    pub async fn read(
-        aws: &Aws,
-        target: &Target,
-        launch: Option<&Launch<'_>>,
-    ) -> anyhow::Result<Self> {
-        let stack_name = &target.place.stack_name;
+    pub async fn read(deployment: Deployment<'_>) -> anyhow::Result<Self> {
+        let Deployment { aws, target, .. } = deployment;
         let (bucket, table, stack) = tokio::try_join!(
-            Bucket::find(aws, target.bucket.as_deref(), stack_name),
-            Self::find_table(aws, target, launch),
-            StackSurvey::read(aws, stack_name, launch),
+            Bucket::find(aws, target.bucket.as_deref(), &target.place.stack_name),
+            Self::find_table(deployment),
+            StackSurvey::read(deployment),
         )?;
         Ok(Self { bucket, table, stack })
     }
 
     /// The API's table. The stack of a Couchbase cluster has none.
-    pub async fn find_table(
-        aws: &Aws,
-        target: &Target,
-        launch: Option<&Launch<'_>>,
-    ) -> anyhow::Result<Option<Table>> {
-        if launch.is_some() {
+    pub async fn find_table(deployment: Deployment<'_>) -> anyhow::Result<Option<Table>> {
+        let Deployment { aws, target, cluster, .. } = deployment;
+        if cluster.is_some() {
             return Ok(None);
         }
         let table = Table::find(&aws.dynamodb, &target.table.table_name).await?;
@@ -66,39 +59,37 @@ impl Survey {
 }
 
 impl StackSurvey {
-    pub async fn read(aws: &Aws, name: &str, launch: Option<&Launch<'_>>) -> anyhow::Result<Self> {
+    pub async fn read(deployment: Deployment<'_>) -> anyhow::Result<Self> {
+        let Deployment { aws, target, .. } = deployment;
         let (survey, template) = tokio::try_join!(
-            Self::read_without_template(aws, name, launch),
-            cloudformation::template(&aws.cloudformation, name),
+            Self::read_without_template(deployment),
+            cloudformation::template(&aws.cloudformation, &target.place.stack_name),
         )?;
         Ok(Self { template, ..survey })
     }
 
-    pub async fn read_without_template(
-        aws: &Aws,
-        name: &str,
-        launch: Option<&Launch<'_>>,
-    ) -> anyhow::Result<Self> {
+    pub async fn read_without_template(deployment: Deployment<'_>) -> anyhow::Result<Self> {
+        let Deployment { aws, target, cluster, .. } = deployment;
+        let name = &target.place.stack_name;
         let known = async {
-            match launch {
-                Some(launch) => launch.read_known(aws).await,
+            match cluster {
+                Some(cluster) => cluster.read_known(aws).await,
                 None => Ok(Known::default()),
             }
         };
         let stack = cloudformation::find_to_change(&aws.cloudformation, name);
         let (stack, known) = tokio::try_join!(stack, known)?;
         let action = stack::next_action(name, stack.as_ref())?;
-        match launch {
-            Some(launch) => launch.check(stack.as_ref(), action, &known)?,
+        match cluster {
+            Some(cluster) => cluster.check(stack.as_ref(), action, &known)?,
             None => stack::check_api(name, stack.as_ref())?,
         }
-        let mut survey = Self { stack, template: None, function_sha256: None, action, known };
-        let stack = survey.stack.as_ref();
-        if let Some(function) = stack.and_then(|stack| stack.outputs.get("FunctionName")) {
+        let mut function_sha256 = None;
+        if let Some(function) = stack.as_ref().and_then(|it| it.outputs.get("FunctionName")) {
             let function = lambda::find(&aws.lambda, function).await?;
-            survey.function_sha256 = function.and_then(|function| function.sha256);
+            function_sha256 = function.and_then(|function| function.sha256);
         }
-        Ok(survey)
+        Ok(Self { stack, template: None, function_sha256, action, known })
     }
 
     /// What the user must confirm before the deployment. `table` is the target's table, if it exists.

@@ -10,7 +10,7 @@ use crate::{
     values::Auth,
 };
 
-/// What a deployment does next. Only `Create` and `Update` reach its goal; after the others it reads the stack again.
+/// What a deployment does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StackAction {
     Create,
@@ -25,6 +25,11 @@ pub enum StackAction {
 }
 
 impl StackAction {
+    /// Whether it reaches the deployment's goal. After the others, the stack is read again.
+    pub fn reaches_goal(self) -> bool {
+        matches!(self, Self::Create | Self::Update)
+    }
+
     /// Whether the deployment creates all resources, perhaps after it has deleted the rest of a stack.
     pub fn creates(self) -> bool {
         matches!(self, Self::Create | Self::Replace | Self::ReplaceUsed)

@@ -15,9 +15,9 @@ fn api(table: &str) -> Stack {
     api
 }
 
-fn launch<'a>(args: &'a LaunchArgs, api: &'a Stack) -> Launch<'a> {
+fn launch<'a>(args: &'a LaunchArgs, api: &'a Stack) -> ClusterStack<'a> {
     let defaults = template::defaults(CLUSTER_TEMPLATE).unwrap();
-    Launch { args, stack_name: "couchbase-my", api, defaults }
+    ClusterStack { args, stack_name: "couchbase-my", api, defaults }
 }
 
 fn values(options: &[&str], api: &Stack, before: Option<&Stack>) -> BTreeMap<String, String> {

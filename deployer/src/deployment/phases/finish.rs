@@ -12,7 +12,7 @@ use crate::{
 
 impl Preparation<'_> {
     /// Restores the code, protects the stack and deletes old artifacts once the stack is up to date.
-    pub async fn finish(&self, applied: Applied) -> anyhow::Result<DeployedStack> {
+    pub async fn finish(self, applied: Applied) -> anyhow::Result<DeployedStack> {
         let Applied { unchanged, round } = applied;
         let changed = unchanged.is_none();
         let prune = async {
@@ -36,6 +36,7 @@ impl Preparation<'_> {
                 | has_changed_protection,
             sha256: self.artifact.sha256.clone(),
             version: None,
+            members: self.survey.known.into_members(),
         })
     }
 
@@ -71,11 +72,9 @@ impl Preparation<'_> {
 
     /// Whether the API's table exists and stays. Somebody else may have deleted it while the stack changed.
     async fn keeps_table(&self) -> anyhow::Result<bool> {
-        let Deployment { aws, target, .. } = self.deployment;
-        if self.launch.is_some() {
-            return Ok(true);
-        }
-        dynamodb::is_kept(&aws.dynamodb, &target.table.table_name).await
+        let Deployment { aws, target, cluster, .. } = self.deployment;
+        let name = &target.table.table_name;
+        Ok(cluster.is_some() || dynamodb::is_kept(&aws.dynamodb, name).await?)
     }
 
     /// Gives the table the key of `--kms-key`, which the function may use by now, and creates the table again if it was deleted. Returns
@@ -83,7 +82,7 @@ impl Preparation<'_> {
     async fn finish_table(&self, is_kept: bool) -> anyhow::Result<bool> {
         let Deployment { aws, target, printer, .. } = self.deployment;
         let options = &target.stack.table;
-        if self.launch.is_some() || (is_kept && options.kms_key.is_none()) {
+        if self.deployment.cluster.is_some() || (is_kept && options.kms_key.is_none()) {
             return Ok(false);
         }
         let name = &target.table.table_name;

@@ -174,6 +174,24 @@ fn a_stack_is_up_to_date_if_nothing_but_comments_differs() {
 }
 
 #[test]
+fn only_the_stack_of_an_update_is_up_to_date() {
+    for status in StackStatus::values().iter().copied() {
+        let stack = stack(status, "t");
+        let desired = DesiredStack {
+            template: "Resources: {}",
+            parameters: stack.parameters.clone(),
+            ..DesiredStack::default()
+        };
+        let stack = Stack { tags: desired.all_tags(), ..stack };
+        let action = next_action("s", Some(&stack)).ok();
+        let is_up_to_date = is_up_to_date(&stack, Some(desired.template), &desired);
+        assert_eq!(is_up_to_date, action == Some(StackAction::Update), "{status}");
+        let reaches_goal = action.is_some_and(StackAction::reaches_goal);
+        assert_eq!(reaches_goal, is_up_to_date || action == Some(StackAction::Create), "{status}");
+    }
+}
+
+#[test]
 fn another_table_needs_consent() {
     let risks = |stack, table| risks("s", stack, StackAction::Update, table, None, false, true);
     let deployed = stack("CREATE_COMPLETE", "old");
