@@ -128,14 +128,30 @@ pub struct Memory {
     /// Since when the cluster has not reached a node, by the node's name for rebalances.
     pub unreachable_since: BTreeMap<String, Instant>,
     pub rebalance_is_under_way: bool,
-    /// The ID of that rebalance, or of the one before.
-    pub rebalance_id: Option<String>,
-    /// The nodes whose rebalance someone has stopped.
-    pub stopped_among: Option<Vec<(String, Membership)>>,
     /// In a row.
     pub failed_rebalances: u32,
     /// No rebalance begins before this time, after a failed one.
     pub rest_until: Option<Instant>,
+    /// This run's last claim did not give it the cluster: another node had claimed it, or it was ready. Until a lease ends, reading the
+    /// record is enough; a record that names this node may be a twin's claim.
+    pub is_claimed_by_other: bool,
+    /// The servers of nodes that lost their claims, as inspected in this generation.
+    pub inspections: BTreeMap<Node, Inspection>,
+    /// A node that lost its claim and has initialised its server, and since when this is known.
+    pub occupied_by: Option<(Node, Instant)>,
+    /// Whether another member has confirmed this server's membership, or no other one is left that could.
+    pub is_confirmed: bool,
+    /// Extras that are done, or refused for good.
+    pub done_extras: BTreeSet<Extra>,
+    pub is_reported: bool,
+    pub is_attested: bool,
+    pub is_delta_refused: bool,
+    pub kept: Kept,
+}
+
+/// What a run that starts over must still know.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
     /// The server has accepted its initialisation, and has not been seen in its cluster yet.
     pub has_initialised: bool,
     /// This run has initialised the server, or may have: its node may choose its own server group.
@@ -144,35 +160,32 @@ pub struct Memory {
     pub may_be_under_way: bool,
     /// The generation of the claim that this node gives up, or has given up.
     pub left_claim: Option<u64>,
-    /// This run's last claim did not give it the cluster: another node had claimed it, or it was ready. Until a lease ends, reading the
-    /// record is enough; a record that names this node may be a twin's claim.
-    pub is_claimed_by_other: bool,
-    /// The servers of nodes that lost their claims, as inspected in this generation.
-    pub inspections: BTreeMap<Node, Inspection>,
     /// The nodes whose last inspections have found no server, also in earlier generations.
     pub absences: BTreeMap<Node, Absence>,
-    /// A node that lost its claim and has initialised its server, and since when this is known.
-    pub occupied_by: Option<(Node, Instant)>,
-    /// Whether another member has confirmed this server's membership, or no other one is left that could.
-    pub is_confirmed: bool,
     /// The API, or another member, has last answered that the server is not, or may not be, in the recorded cluster.
     pub is_disowned: bool,
-    /// Extras that are done, or refused for good.
-    pub settled: BTreeSet<Extra>,
     /// The buckets that this run has seen. One that is missing later was deleted by people.
     pub buckets: BTreeSet<String>,
-    pub is_reported: bool,
-    pub is_attested: bool,
+    /// The ID of the rebalance that is under way, or of the one before.
+    pub rebalance_id: Option<String>,
+    /// The nodes whose rebalance someone has stopped.
+    pub stopped_among: Option<Vec<(String, Membership)>>,
     /// The names of failed-over nodes that a rebalance of this run removes, until that is reported.
     pub removed: BTreeSet<String>,
-    /// Whether this node, or its connection to the others, has failed since it was last well. A failover without that was a person's
-    /// decision.
-    pub was_away: bool,
-    /// This run has begun to fail the node over, for an interruption that may be withdrawn while that goes on.
-    pub is_failed_over_by_agent: bool,
-    /// A person has failed this node over while it was well. What fails later does not change that.
-    pub is_failover_intended: bool,
-    pub is_delta_refused: bool,
+    pub failover_cause: FailoverCause,
+}
+
+/// Why the cluster has failed this node over, or would do so now. Until the node is active, a cause further down hides one above it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FailoverCause {
+    #[default]
+    Unknown,
+    /// This node, or its connection to the others, has failed.
+    Outage,
+    /// A person has failed it over while it was well. What fails later does not change that.
+    Person,
+    /// This run has begun to fail it over, for an interruption that may be withdrawn while that goes on.
+    Agent,
 }
 
 impl Memory {
@@ -181,19 +194,20 @@ impl Memory {
         let OwnServer::Member(view) = own else {
             self.is_confirmed = false;
             if let OwnServer::Blank(_) = own {
-                (self.is_reported, self.is_attested, self.is_disowned) = (false, false, false);
-                (self.is_failover_intended, self.is_failed_over_by_agent) = (false, false);
-                self.settled.clear();
-                self.buckets.clear();
+                (self.is_reported, self.is_attested, self.kept.is_disowned) = (false, false, false);
+                self.kept.failover_cause = FailoverCause::Unknown;
+                self.done_extras.clear();
+                self.kept.buckets.clear();
             }
             // A server that refuses the agent's password runs: if people fail it over, they decide that.
             if *own != OwnServer::OtherCredentials {
-                self.was_away = !self.is_failover_intended;
+                self.note_failover(FailoverCause::Outage);
             }
             return;
         };
-        (self.has_initialised, self.may_be_under_way, self.occupied_by) = (false, false, None);
-        self.buckets.extend(view.buckets.iter().cloned());
+        self.occupied_by = None;
+        (self.kept.has_initialised, self.kept.may_be_under_way) = (false, false);
+        self.kept.buckets.extend(view.buckets.iter().cloned());
         let is_gone = |node: &NodeInfo| {
             node.health == Health::Unhealthy
                 && (node.is_asked || node.membership == Membership::Active)
@@ -201,43 +215,30 @@ impl Memory {
         let has_restarted = |this: &NodeInfo| {
             this.membership == Membership::FailedOver && this.uptime < RESTARTED_WITHIN
         };
-        if view.this().is_some_and(|this| this.membership == Membership::Active) {
-            self.is_failover_intended = false;
-            self.is_failed_over_by_agent &= view.is_rebalancing;
+        let is_active = view.this().is_some_and(|this| this.membership == Membership::Active);
+        if is_active && !(view.is_rebalancing && self.kept.failover_cause == FailoverCause::Agent) {
+            self.kept.failover_cause = FailoverCause::Unknown;
         }
         if view.nodes.iter().any(is_gone) || view.this().is_some_and(has_restarted) {
-            self.was_away = !self.is_failover_intended;
-        } else if view.this().is_some_and(|this| this.membership == Membership::Active) {
-            (self.was_away, self.is_delta_refused) = (false, false);
+            self.note_failover(FailoverCause::Outage);
+        } else if is_active {
+            self.is_delta_refused = false;
         }
+    }
+
+    pub fn note_failover(&mut self, cause: FailoverCause) {
+        self.kept.failover_cause = self.kept.failover_cause.max(cause);
     }
 
     /// Whether a failure or the agent has caused a failover.
     pub fn explains_failover(&self) -> bool {
-        self.was_away || self.is_failed_over_by_agent
+        matches!(self.kept.failover_cause, FailoverCause::Outage | FailoverCause::Agent)
     }
 
-    /// What a run that starts over must still know: whether a failure explains a failover, an initialisation or a leave, which may still
-    /// take effect, which servers are absent, that someone has stopped a rebalance, which removals are not reported yet, and which buckets
-    /// there were.
+    /// For a run that starts over.
     #[must_use]
     pub fn keep(&self) -> Self {
-        Self {
-            buckets: self.buckets.clone(),
-            has_initialised: self.has_initialised,
-            has_begun_cluster: self.has_begun_cluster,
-            may_be_under_way: self.may_be_under_way,
-            left_claim: self.left_claim,
-            absences: self.absences.clone(),
-            is_disowned: self.is_disowned,
-            was_away: self.was_away,
-            is_failed_over_by_agent: self.is_failed_over_by_agent,
-            is_failover_intended: self.is_failover_intended,
-            rebalance_id: self.rebalance_id.clone(),
-            stopped_among: self.stopped_among.clone(),
-            removed: self.removed.clone(),
-            ..Self::default()
-        }
+        Self { kept: self.kept.clone(), ..Self::default() }
     }
 
     /// Notes an inspection between these times; `None` if it gave no clear answer. A server counts as dead only if two inspections
@@ -250,14 +251,14 @@ impl Memory {
         (began, ended): (Instant, Instant),
     ) {
         let inspection = if inspection == Some(Inspection::Unreachable) {
-            let known = self.absences.get(node);
+            let known = self.kept.absences.get(node);
             let known = known.filter(|known| time_since(Some(known.last), began) <= ABSENCE_LIMIT);
             let since = known.map_or(ended, |known| known.since);
-            self.absences.insert(node.clone(), Absence { since, last: ended });
+            self.kept.absences.insert(node.clone(), Absence { since, last: ended });
             let is_dead = began.saturating_duration_since(since) >= gap;
             Some(if is_dead { Inspection::Dead } else { Inspection::Unreachable })
         } else {
-            self.absences.remove(node);
+            self.kept.absences.remove(node);
             inspection
         };
         match inspection {
@@ -337,7 +338,7 @@ pub enum Action {
     Report(Uuid),
     /// Report that this run's rebalance has removed a dead member.
     ReportRemoved(Node),
-    Settle(Extra),
+    Apply(Extra),
     Done,
     Stop(StopReason),
 }
@@ -402,7 +403,7 @@ pub fn next_action(
 fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory, now: Instant) -> Action {
     // A node that lost its claim has a cluster: it must be able to claim again. A server that was initialised without effect is
     // not initialised again in this run: it must not keep the claim from others.
-    let may_claim = goal.can_begin && memory.occupied_by.is_none() && !memory.has_initialised;
+    let may_claim = goal.can_begin && memory.occupied_by.is_none() && !memory.kept.has_initialised;
     let record = match asked {
         Asked::Record(record) => record,
         Asked::NotYet if may_claim && !memory.is_claimed_by_other => return Action::Claim,
@@ -448,10 +449,10 @@ fn begin(goal: &Goal, record: &ClusterRecord, memory: &Memory, now: Instant) -> 
             "this node lacks the data service to begin the cluster; its claim has to expire",
         );
     }
-    if memory.has_initialised {
+    if memory.kept.has_initialised {
         return wait("the server has accepted its initialisation and still belongs to no cluster");
     }
-    if memory.left_claim == Some(record.generation) {
+    if memory.kept.left_claim == Some(record.generation) {
         return Action::LeaveClaim;
     }
     if record.lease_left(now).is_some_and(|left| left < LEASE_MARGIN) {
@@ -469,7 +470,7 @@ fn begin(goal: &Goal, record: &ClusterRecord, memory: &Memory, now: Instant) -> 
         return Action::GiveUpClaim(node.clone());
     }
     let absent_for =
-        |node: &Node| time_since(memory.absences.get(node).map(|known| known.since), now);
+        |node: &Node| time_since(memory.kept.absences.get(node).map(|known| known.since), now);
     match inspected(Some(Inspection::Unreachable)).min_by_key(|node| absent_for(node)) {
         None => Action::Initialise,
         Some(node) if absent_for(node) < goal.inspection_gap() => wait(format!(

@@ -235,7 +235,7 @@ impl Agent {
     /// Its server has initialised a cluster, or joined the recorded one.
     pub fn become_member(&mut self, of: Option<Uuid>) {
         self.pauses.restart();
-        self.memory.has_initialised = of.is_none();
+        self.memory.kept.has_initialised = of.is_none();
         let this = NodeInfo {
             uuid: Some(self.uuid.clone()),
             ..NodeInfo::healthy(self.goal.node.as_str())

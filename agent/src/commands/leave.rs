@@ -75,8 +75,7 @@ impl Leaving {
     /// What a run that starts over must still know: what it has begun, and what it has to report then.
     #[must_use]
     pub(super) fn keep(self) -> Self {
-        let memory = Memory { removed: self.memory.removed, ..Memory::default() };
-        Self { is_checked: false, generation: None, memory, ..self }
+        Self { is_checked: false, generation: None, memory: self.memory.keep(), ..self }
     }
 
     /// One step, after which the next round reads the cluster again; done when the server belongs to no cluster.
@@ -151,7 +150,7 @@ impl Leaving {
 
     /// Reports the dead nodes that this node's rebalance has removed with it, once. Returns the last answer.
     fn report_removed(&self, here: &Here) -> Option<ClusterRecord> {
-        let nodes = self.memory.removed.iter().filter_map(|name| Node::new(name).ok());
+        let nodes = self.memory.kept.removed.iter().filter_map(|name| Node::new(name).ok());
         let answers = nodes.filter_map(|node| {
             let removed = Identity { node, node_uuid: None };
             // If it fails, the API only lists a dead node.
@@ -186,7 +185,7 @@ impl Leaving {
             Action::Rebalance { known, removed } => {
                 let memory = &mut self.memory;
                 // An earlier rebalance has failed, and its nodes may be back.
-                memory.removed.clear();
+                memory.kept.removed.clear();
                 let (is_started, why) =
                     rebalances::start(memory, server, &known, this, &removed, printer);
                 if is_started {
@@ -319,7 +318,10 @@ mod tests {
     use cbbootstrap_protocol::names::Uuid;
 
     use super::*;
-    use crate::server::{Health, NodeInfo, Recovery};
+    use crate::{
+        decision::Kept,
+        server::{Health, NodeInfo, Recovery},
+    };
 
     const ME: &str = "10.0.0.1";
     const OTHER: &str = "10.0.0.2";
@@ -341,13 +343,17 @@ mod tests {
             generation: Some(1),
             is_on_its_way: true,
             is_own_rebalance: true,
-            memory: Memory { removed: removed(), failed_rebalances: 3, ..Memory::default() },
+            memory: Memory {
+                failed_rebalances: 3,
+                kept: Kept { removed: removed(), ..Kept::default() },
+                ..Memory::default()
+            },
             ..Leaving::default()
         };
         let kept = leaving.keep();
         assert!(kept.is_on_its_way && kept.is_own_rebalance && !kept.is_checked);
         assert_eq!((kept.server_name.as_str(), kept.generation), (ME, None));
-        assert_eq!((kept.memory.removed, kept.memory.failed_rebalances), (removed(), 0));
+        assert_eq!((kept.memory.kept.removed, kept.memory.failed_rebalances), (removed(), 0));
     }
 
     /// A rebalance drops a failed-over node without moving its data.

@@ -37,10 +37,11 @@ pub(super) fn watch(
         .collect();
     if view.is_rebalancing {
         if !std::mem::replace(&mut memory.rebalance_is_under_way, true) {
-            (memory.rebalance_id, memory.stopped_among) = (None, None);
+            (memory.kept.rebalance_id, memory.kept.stopped_among) = (None, None);
         }
-        if memory.rebalance_id.is_none() {
-            memory.rebalance_id = server.rebalance().ok().flatten().and_then(|running| running.id);
+        if memory.kept.rebalance_id.is_none() {
+            memory.kept.rebalance_id =
+                server.rebalance().ok().flatten().and_then(|running| running.id);
         }
     } else if std::mem::take(&mut memory.rebalance_is_under_way) {
         if !is_purpose_reached {
@@ -75,7 +76,7 @@ fn note_failure(memory: &mut Memory, why: &str, printer: &Printer) -> Result<(),
 
 /// Whether someone has stopped the rebalance that this run last saw. One whose orchestrator died has no report.
 pub(super) fn was_stopped(memory: &Memory, server: &Server) -> bool {
-    let id = memory.rebalance_id.as_ref();
+    let id = memory.kept.rebalance_id.as_ref();
     id.is_some_and(|id| server.was_stopped(id).unwrap_or_default())
 }
 
@@ -99,9 +100,9 @@ pub(super) fn start(
         Err(error) => return (false, format!("the rebalance does not begin yet: {error}")),
     };
     memory.rebalance_is_under_way = true;
-    (memory.rebalance_id, memory.stopped_among) = (None, None);
+    (memory.kept.rebalance_id, memory.kept.stopped_among) = (None, None);
     for node in removed.iter().filter(|_| is_started) {
-        memory.removed.insert(node.clone());
+        memory.kept.removed.insert(node.clone());
         printer.warning(format_args!(
             "`{node}` has been failed over, and the other nodes have its data: the rebalance removes it"
         ));

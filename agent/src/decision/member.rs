@@ -91,7 +91,7 @@ fn complete(
     }
     let mut members = record.members.iter().map(|member| &member.node);
     let is_removed = |node: &Node| {
-        memory.removed.contains(&node.host().to_string()) && view.member(node).is_none()
+        memory.kept.removed.contains(&node.host().to_string()) && view.member(node).is_none()
     };
     if let Some(node) = members.find(|node| is_removed(node)) {
         return Action::ReportRemoved(node.clone());
@@ -106,14 +106,14 @@ fn complete(
             Extra::Bucket(bucket) => {
                 record.is_initial
                     && !view.buckets.contains(&bucket.name)
-                    && !memory.buckets.contains(&bucket.name)
+                    && !memory.kept.buckets.contains(&bucket.name)
             }
             // The operator may have added ports, which a change would remove.
             Extra::AlternateAddress(host) => this.alternate_address.as_ref() != Some(host),
         };
-        is_missing && !memory.settled.contains(*extra)
+        is_missing && !memory.done_extras.contains(*extra)
     });
-    missing.cloned().map_or(Action::Done, Action::Settle)
+    missing.cloned().map_or(Action::Done, Action::Apply)
 }
 
 /// What the other recorded members say about a node.
@@ -238,7 +238,7 @@ fn balance(
     if is_in && added == 0 && (view.is_balanced || !removed.is_empty()) {
         return None;
     }
-    if memory.stopped_among.as_ref() == Some(&view.memberships()) {
+    if memory.kept.stopped_among.as_ref() == Some(&view.memberships()) {
         let why = "someone stopped the rebalance that takes this node in: start it in Couchbase Server, or run `cbbootstrap-agent up`";
         return if is_in { None } else { Some(wait(why)) };
     }

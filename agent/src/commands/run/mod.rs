@@ -24,7 +24,7 @@ use crate::{
     api::ApiError,
     cli::{LifeArgs, PauseArgs, Recover, RunArgs},
     decision::{
-        self, Asked, OwnServer,
+        self, Asked, FailoverCause, OwnServer,
         life::{self, Notice, Step},
     },
     http::Deadline,
@@ -71,7 +71,7 @@ struct Life<'r> {
     /// Whether systemd knows that the node is ready.
     is_ready: bool,
     /// Whether the node lacks nothing, as far as it can know while the API is away.
-    is_settled: bool,
+    was_complete: bool,
     /// The server's last state before it belonged to no cluster.
     last: Option<Last>,
     /// The server of a healthy member has lost its cluster, and other members may show why.
@@ -134,7 +134,7 @@ impl<'r> Life<'r> {
             notice: None,
             lock: None,
             is_ready: false,
-            is_settled: false,
+            was_complete: false,
             last: None,
             is_removal_unclear: false,
             asked_at: None,
@@ -236,7 +236,7 @@ impl<'r> Life<'r> {
             Step::Stay => self.stay(own, is_healthy),
             Step::FailOver(otp) => {
                 // Should the machine stay after all, this failover was not a person's decision.
-                self.up.state.memory.is_failed_over_by_agent = true;
+                self.up.state.memory.note_failover(FailoverCause::Agent);
                 let server = &self.up.here.server;
                 self.departing.fail_over(server, &otp, self.printer).map(Outcome::Busy)
             }
@@ -311,11 +311,11 @@ impl<'r> Life<'r> {
         match done {
             Err(Interrupt::Pause(_, why)) if self.is_api_away => {
                 self.note_outage(&why.to_string());
-                self.is_settled |= is_balanced;
+                self.was_complete |= is_balanced;
                 Ok(Outcome::Rest(API_AWAY.to_owned()))
             }
             Err(error) => {
-                self.is_settled |= is_unknown && is_healthy && is_balanced;
+                self.was_complete |= is_unknown && is_healthy && is_balanced;
                 if self.up.only_waits() {
                     self.lock = None;
                 }
@@ -323,7 +323,7 @@ impl<'r> Life<'r> {
             }
             Ok(None) => Ok(Outcome::Acted),
             Ok(Some((view, _))) => {
-                self.is_settled = true;
+                self.was_complete = true;
                 // The log shows also the end of what the agent waited for.
                 if std::mem::take(&mut self.was_busy) {
                     self.printed.clear();
@@ -417,7 +417,7 @@ impl<'r> Life<'r> {
     fn knows_cluster(&self, view: &View) -> bool {
         let (node, memory) = (&self.up.here.identity.node, &self.up.state.memory);
         view.this().is_some_and(|this| this.health != Health::Unhealthy)
-            && !memory.is_disowned
+            && !memory.kept.is_disowned
             && !decision::needs_confirmation(node, view, self.up.record(), memory)
     }
 
@@ -433,7 +433,7 @@ impl<'r> Life<'r> {
 
     fn publish(&mut self, is_healthy: bool, status: String, view: Option<View>) {
         systemd::notify("STATUS", &status);
-        if is_healthy && self.is_settled && !self.is_ready {
+        if is_healthy && self.was_complete && !self.is_ready {
             self.is_ready = true;
             systemd::notify("READY", "1");
         }

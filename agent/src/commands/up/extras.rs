@@ -7,7 +7,7 @@ use super::{Interrupt, Run};
 use crate::{decision::Extra, http::CallError, server::View, values::BucketSpec};
 
 impl Run<'_> {
-    pub(super) fn settle(&mut self, extra: &Extra, view: &View) -> Result<(), Interrupt> {
+    pub(super) fn apply_extra(&mut self, extra: &Extra, view: &View) -> Result<(), Interrupt> {
         let server = &self.here.server;
         let done = match extra {
             Extra::Group(name) => self.set_group(name, view),
@@ -25,7 +25,7 @@ impl Run<'_> {
                     self.state.created.insert(name.clone());
                     return Err(wait_for_bucket(name));
                 }
-                self.state.memory.settled.insert(extra.clone());
+                self.state.memory.done_extras.insert(extra.clone());
                 Ok(())
             }
             Err(error) if error.is_permanent() => self.note_refusal(extra, &error),
@@ -46,7 +46,7 @@ impl Run<'_> {
             "the server refuses the {extra}: {error}; the node is a member without it"
         ));
         self.state.refused.push(extra.to_string());
-        self.state.memory.settled.insert(extra.clone());
+        self.state.memory.done_extras.insert(extra.clone());
         Ok(())
     }
 
@@ -70,7 +70,7 @@ impl Run<'_> {
                 server.rename_group(own, wanted)?;
                 Ok(format!("group: `{wanted}`"))
             }
-            _ if !self.state.memory.has_begun_cluster => {
+            _ if !self.state.memory.kept.has_begun_cluster => {
                 let group = this.group.as_deref().unwrap_or("another one");
                 refusal(format!(
                     "the node is already in server group `{group}`; move it in Couchbase Server"

@@ -133,7 +133,7 @@ impl Run<'_> {
         }
         let (generation, quota, services) = (record.generation, self.quota()?, &self.args.services);
         // The answer may be lost.
-        self.state.memory.has_begun_cluster = true;
+        self.state.memory.kept.has_begun_cluster = true;
         let cluster = NewCluster {
             services,
             quota,
@@ -144,7 +144,7 @@ impl Run<'_> {
         let administrator = &self.here.peers.administrator;
         match self.here.server.initialise(self.node(), &cluster, administrator) {
             Ok(()) => {
-                self.state.memory.has_initialised = true;
+                self.state.memory.kept.has_initialised = true;
                 self.printer.step(format_args!(
                     "initialise: a cluster of one node, {quota} MB, {services}"
                 ));
@@ -153,7 +153,7 @@ impl Run<'_> {
             Err(error) if error.is_permanent() => Err(self.end_refused(&error, generation)),
             // The next round shows the effect. The server may also carry it out later.
             Err(error) => {
-                self.state.memory.may_be_under_way = true;
+                self.state.memory.kept.may_be_under_way = true;
                 Err(Interrupt::wait(format!("initialise: {error}")))
             }
         }
@@ -165,7 +165,7 @@ impl Run<'_> {
             return Interrupt::wait(format!("initialise: {error}"));
         }
         let why = format!("the server refuses to initialise the cluster: {error}");
-        let hint = if self.state.memory.may_be_under_way {
+        let hint = if self.state.memory.kept.may_be_under_way {
             "an earlier request may still take effect, so this node keeps its claim until it expires; then run the command again"
         } else {
             match self.leave_claim(generation) {
@@ -184,7 +184,7 @@ impl Run<'_> {
 
     /// Gives the claim up. The request may arrive late, so the claim is not used any more.
     pub(super) fn leave_claim(&mut self, generation: u64) -> Result<(), Interrupt> {
-        self.state.memory.left_claim = Some(generation);
+        self.state.memory.kept.left_claim = Some(generation);
         match self.here.api.leave(&self.here.identity, Some(generation)) {
             // After a refusal, the claim is not this node's any more.
             Ok(_) | Err(ApiError::Refused(_)) => Ok(()),

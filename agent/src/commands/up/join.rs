@@ -290,7 +290,7 @@ impl Run<'_> {
         }
         self.state.joining.adding = None;
         let Err(error) = added else {
-            self.state.memory.has_begun_cluster = false;
+            self.state.memory.kept.has_begun_cluster = false;
             self.printer.step(format_args!("join: added by `{member}`"));
             return Ok(());
         };

@@ -24,7 +24,9 @@ use super::{
 use crate::{
     api::ApiError,
     cli::{ClusterArgs, UpArgs},
-    decision::{self, Action, Answers, Asked, Extra, Goal, Memory, OwnServer, StopReason},
+    decision::{
+        self, Action, Answers, Asked, Extra, FailoverCause, Goal, Memory, OwnServer, StopReason,
+    },
     http::CallError,
     pauses::Cause,
     printer::Printer,
@@ -250,17 +252,17 @@ impl<'r> Run<'r> {
         rebalances::watch(memory, server, view, view.is_balanced, self.printer)?;
         let is_failed_over =
             view.this().is_some_and(|this| this.membership == Membership::FailedOver);
-        let is_explained = memory.explains_failover() || memory.is_failover_intended;
-        if is_failed_over && self.goal.recovers && !is_explained {
+        let cause = memory.kept.failover_cause;
+        if is_failed_over && self.goal.recovers && cause == FailoverCause::Unknown {
             match server.auto_failovers() {
                 // The failure was too short to be seen.
-                Ok(1..) => memory.was_away = true,
+                Ok(1..) => memory.note_failover(FailoverCause::Outage),
                 Ok(0) if memory.same_since.is_none_or(|since| since.elapsed() < COUNTED_WITHIN) => {
                     return Err(Interrupt::watch(
                         "the cluster has failed this node over, and may count that in a moment",
                     ));
                 }
-                Ok(0) => memory.is_failover_intended = true,
+                Ok(0) => memory.note_failover(FailoverCause::Person),
                 Err(_) => {}
             }
         }
@@ -270,7 +272,7 @@ impl<'r> Run<'r> {
     /// Whether the last round did nothing that a command by hand could get in the way of before the next one.
     pub(super) fn only_waits(&self) -> bool {
         let RunState { memory, last, .. } = &self.state;
-        let is_initialising = memory.may_be_under_way || memory.has_initialised;
+        let is_initialising = memory.kept.may_be_under_way || memory.kept.has_initialised;
         !is_initialising
             && matches!(last, None | Some(Action::Wait(_) | Action::Join(_) | Action::Confirm))
     }
@@ -418,11 +420,11 @@ impl<'r> Run<'r> {
             }
             (Action::Stop(reason), ..) => {
                 let memory = &mut self.state.memory;
-                memory.is_disowned |= matches!(reason, StopReason::OtherCluster { .. });
+                memory.kept.is_disowned |= matches!(reason, StopReason::OtherCluster { .. });
                 return Err(self.explain(&reason).into());
             }
             (Action::Done, Some(view), Some(record)) => {
-                self.state.memory.is_disowned = false;
+                self.state.memory.kept.is_disowned = false;
                 return Ok(Some((view, record)));
             }
             (Action::Inspect(nodes), ..) => self.inspect(&nodes)?,
@@ -440,7 +442,7 @@ impl<'r> Run<'r> {
             (Action::ReportRemoved(node), _, Some(record)) => {
                 self.report_removed(&node, record.generation)?;
             }
-            (Action::Settle(extra), Some(view), _) => self.settle(&extra, &view)?,
+            (Action::Apply(extra), Some(view), _) => self.apply_extra(&extra, &view)?,
             (Action::Eject(otp), ..) => {
                 self.here.server.eject(&otp).map_err(|error| {
                     Interrupt::wait(format!("`{otp}` is dead and cannot be removed yet: {error}"))

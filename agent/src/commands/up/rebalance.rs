@@ -17,7 +17,8 @@ impl Run<'_> {
         let (server, printer) = (&self.here.server, self.printer);
         let memory = &mut self.state.memory;
         if rebalances::was_stopped(memory, server) {
-            (memory.rebalance_id, memory.stopped_among) = (None, Some(view.memberships()));
+            (memory.kept.rebalance_id, memory.kept.stopped_among) =
+                (None, Some(view.memberships()));
             printer.warning(
                 "someone stopped the rebalance: this node does not start another one before the cluster's nodes change",
             );

@@ -72,7 +72,7 @@ impl Run<'_> {
                     self.printer.step(format_args!("ready: reported{and}"));
                     self.learn(record);
                     let memory = &mut self.state.memory;
-                    (memory.is_reported, memory.is_disowned) = (true, false);
+                    (memory.is_reported, memory.kept.is_disowned) = (true, false);
                     memory.is_attested = attested.is_some() || !is_first;
                     return Ok(());
                 }
@@ -80,7 +80,7 @@ impl Run<'_> {
                 Err(error) => return Err(error.into()),
             };
         let code = problem.code.as_str();
-        self.state.memory.is_disowned |= matches!(code, "stale_generation" | "other_cluster");
+        self.state.memory.kept.is_disowned |= matches!(code, "stale_generation" | "other_cluster");
         match code {
             // The API's next answer names the node that has the cluster now.
             "stale_generation" | "initial_node_not_ready" | "cluster_not_found" => {
@@ -117,7 +117,7 @@ impl Run<'_> {
                 .printer
                 .warning(format_args!("the API still lists `{node}`, which was removed: {error}")),
         }
-        self.state.memory.removed.remove(&node.host().to_string());
+        self.state.memory.kept.removed.remove(&node.host().to_string());
         // That answer was for the other node.
         self.state.answers.asked = Asked::NotYet;
         Ok(())
@@ -163,7 +163,7 @@ impl Run<'_> {
         let is_listed = |theirs: &View| decision::is_listed(node, view, theirs);
         let peers = &self.here.peers;
         let mut testimony = peers.ask_about(node, record, self.is_enterprise(), is_listed);
-        self.state.memory.is_disowned |= matches!(testimony, Testimony::NotListed(_));
+        self.state.memory.kept.is_disowned |= matches!(testimony, Testimony::NotListed(_));
         // Servers that run, but never answer clearly, do not hold the last survivor up.
         if let Testimony::Silent { are_gone, .. } = &mut testimony {
             let since = *self.state.unconfirmed_since.get_or_insert_with(Instant::now);

@@ -13,7 +13,9 @@ use cbbootstrap_protocol::{
 use stateright::{Model, Property};
 
 use crate::{
-    decision::{self, Action, Admission, Asked, Goal, Inspection, Memory, OwnServer, tests::now},
+    decision::{
+        self, Action, Admission, Asked, Goal, Inspection, Kept, Memory, OwnServer, tests::now,
+    },
     http::Deadline,
     peers::{Peers, Proof},
     record::ClusterRecord,
@@ -264,7 +266,6 @@ impl Adversary {
             if is_provisioned { Inspection::Provisioned } else { Inspection::Blank }
         };
         Memory {
-            has_initialised: run.has_initialised,
             is_claimed_by_other: run.is_claimed_by_other,
             inspections: run
                 .inspections
@@ -274,6 +275,7 @@ impl Adversary {
             occupied_by: run.occupied.as_deref().map(|name| (node(name), now())),
             is_reported: run.is_reported,
             is_attested: run.is_attested,
+            kept: Kept { has_initialised: run.has_initialised, ..Kept::default() },
             ..Memory::default()
         }
     }

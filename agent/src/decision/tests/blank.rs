@@ -113,7 +113,8 @@ fn node_that_waits_for_another_reads_the_record_until_the_claim_expires() {
 fn nodes_that_lost_the_claim_are_inspected_before_the_initialisation() {
     use Inspection::{Blank, Dead, Provisioned, Unreachable};
     let of_both = || taken_over(ME, 30, &[FIRST, THIRD]);
-    let has_initialised = Memory { has_initialised: true, ..Memory::default() };
+    let has_initialised =
+        with(Kept { has_initialised: true, ..Kept::default() }, Memory::default());
     #[rustfmt::skip]
     let cases = [
         ("no node was inspected", of_both(), inspected(&[]), Then(Inspect(nodes(&[FIRST, THIRD])))),
@@ -160,7 +161,8 @@ fn nodes_that_lost_the_claim_are_inspected_before_the_initialisation() {
 
 #[test]
 fn claim_that_this_node_gives_up_is_not_used_again() {
-    let has_left = |generation| Memory { left_claim: Some(generation), ..memory() };
+    let has_left =
+        |generation| with(Kept { left_claim: Some(generation), ..Kept::default() }, memory());
     let generation = claimed_by(ME, 60).generation;
     #[rustfmt::skip]
     let cases = [
@@ -175,7 +177,7 @@ fn claim_that_this_node_gives_up_is_not_used_again() {
 
 #[test]
 fn server_initialised_without_effect_leaves_the_claim_to_others() {
-    let memory = Memory { has_initialised: true, ..Memory::default() };
+    let memory = with(Kept { has_initialised: true, ..Kept::default() }, Memory::default());
     let waits = || Waits("has accepted its initialisation and still belongs to no cluster");
     #[rustfmt::skip]
     let cases = [
@@ -265,10 +267,8 @@ fn lease_is_not_renewed_and_inspections_hold_within_a_generation() {
 /// The same, and the unreachable ones have been absent for this long.
 fn absent_for(seconds: u64, inspections: &[(&str, Inspection)]) -> Memory {
     let absent = inspections.iter().filter(|(_, state)| *state == Inspection::Unreachable);
-    Memory {
-        absences: absent.map(|(name, _)| (node(name), absent_since(seconds))).collect(),
-        ..inspected(inspections)
-    }
+    let absences = absent.map(|(name, _)| (node(name), absent_since(seconds))).collect();
+    with(Kept { absences, ..Kept::default() }, inspected(inspections))
 }
 
 #[test]
@@ -316,20 +316,28 @@ fn short_lease_shortens_the_gap_between_inspections() {
 
 #[test]
 fn agent_that_starts_over_still_knows_what_may_take_effect() {
+    let absent = absent_for(3, &[(FIRST, Inspection::Unreachable)]);
     let before = Memory {
-        has_initialised: true,
-        may_be_under_way: true,
-        was_away: true,
+        kept: Kept {
+            has_initialised: true,
+            may_be_under_way: true,
+            failover_cause: FailoverCause::Outage,
+            ..absent.kept
+        },
         is_claimed_by_other: true,
-        ..absent_for(3, &[(FIRST, Inspection::Unreachable)])
+        ..absent
     };
     let mut after = before.keep();
-    assert!(after.has_initialised && after.may_be_under_way && after.was_away);
-    assert_eq!(after.absences, before.absences);
+    assert!(
+        after.kept.has_initialised
+            && after.kept.may_be_under_way
+            && after.kept.failover_cause == FailoverCause::Outage
+    );
+    assert_eq!(after.kept.absences, before.kept.absences);
     assert!(after.inspections.is_empty() && !after.is_claimed_by_other && !after.is_reported);
     // The server does not accept a second initialisation.
     after.observe(&blank());
-    assert!(after.has_initialised && after.may_be_under_way);
+    assert!(after.kept.has_initialised && after.kept.may_be_under_way);
     after.observe(&OwnServer::Member(cluster_of([active(ME)])));
-    assert!(!after.has_initialised && !after.may_be_under_way);
+    assert!(!after.kept.has_initialised && !after.kept.may_be_under_way);
 }

@@ -335,25 +335,30 @@ fn time_to_leave_depends_on_the_data() {
 /// In a run that stays, a change of the server makes what was observed before untrue.
 #[test]
 fn memory_follows_the_server() {
-    let settled = Memory {
+    let complete = Memory {
         is_confirmed: true,
         is_attested: true,
-        settled: [group()].into(),
-        has_initialised: true,
+        done_extras: [group()].into(),
+        kept: Kept { has_initialised: true, ..Kept::default() },
         ..memory()
     };
     let observe = |own: &OwnServer, mut memory: Memory| {
         memory.observe(own);
         memory
     };
-    let away = observe(&OwnServer::Unreachable(String::new()), settled.clone());
-    assert!(away.was_away && !away.is_confirmed && away.is_reported && !away.settled.is_empty());
-    let refused = observe(&OwnServer::OtherCredentials, settled.clone());
-    assert!(!refused.was_away && !refused.is_confirmed);
-    let lost = observe(&blank(), settled.clone());
-    assert!(lost.was_away && !lost.is_reported && !lost.is_attested && lost.settled.is_empty());
+    let was_away = |memory: &Memory| memory.kept.failover_cause == FailoverCause::Outage;
+    let away = observe(&OwnServer::Unreachable(String::new()), complete.clone());
+    assert!(was_away(&away) && !away.is_confirmed);
+    assert!(away.is_reported && !away.done_extras.is_empty());
+    let refused = observe(&OwnServer::OtherCredentials, complete.clone());
+    assert!(!was_away(&refused) && !refused.is_confirmed);
+    let lost = observe(&blank(), complete.clone());
+    assert!(was_away(&lost) && !lost.is_reported && !lost.is_attested);
+    assert!(lost.done_extras.is_empty());
     let seen = |nodes: Vec<NodeInfo>, was_away| {
-        let memory = Memory { was_away, is_delta_refused: true, ..settled.clone() };
+        let cause = if was_away { FailoverCause::Outage } else { FailoverCause::Unknown };
+        let kept = Kept { failover_cause: cause, ..complete.kept.clone() };
+        let memory = Memory { kept, is_delta_refused: true, ..complete.clone() };
         observe(&OwnServer::Member(unbalanced(nodes)), memory)
     };
     #[rustfmt::skip]
@@ -369,13 +374,13 @@ fn memory_follows_the_server() {
     ];
     for (what, nodes, before, after) in cases {
         let memory = seen(nodes, before);
-        assert_eq!(memory.was_away, after, "{what}");
-        assert!(!memory.has_initialised, "{what}");
+        assert_eq!(was_away(&memory), after, "{what}");
+        assert!(!memory.kept.has_initialised, "{what}");
     }
     assert!(!seen(vec![active(ME)], false).is_delta_refused);
 
     // A failover that this run has begun goes on while a rebalance runs.
-    let own = Memory { is_failed_over_by_agent: true, ..settled.clone() };
+    let own = with(failed_over_by(FailoverCause::Agent), complete.clone());
     let two = || [active(ME), active(FIRST)];
     for (view, is_own) in [
         (rebalancing(two()), true),
@@ -383,13 +388,13 @@ fn memory_follows_the_server() {
         (cluster_of(two()), false),
     ] {
         let memory = observe(&OwnServer::Member(view), own.keep());
-        assert_eq!(memory.is_failed_over_by_agent, is_own);
+        assert_eq!(memory.kept.failover_cause == FailoverCause::Agent, is_own);
     }
 
     // A person's failover stays one, whatever fails afterwards.
-    let intended = || Memory { is_failover_intended: true, ..settled.clone() };
+    let intended = || with(failed_over_by(FailoverCause::Person), complete.clone());
     let failed_over = || vec![up_for(0, failed(ME)), dead(active(FIRST))];
-    for (what, own, is_kept, was_away) in [
+    for (what, own, is_intended, is_away) in [
         ("away", OwnServer::Unreachable(String::new()), true, false),
         ("back", OwnServer::Member(unbalanced(failed_over())), true, false),
         ("recovered by people", OwnServer::Member(cluster_of([active(ME)])), false, false),
@@ -402,6 +407,7 @@ fn memory_follows_the_server() {
         ("removed", blank(), false, true),
     ] {
         let memory = observe(&own, intended().keep());
-        assert_eq!((memory.is_failover_intended, memory.was_away), (is_kept, was_away), "{what}");
+        let is_still_intended = memory.kept.failover_cause == FailoverCause::Person;
+        assert_eq!((is_still_intended, was_away(&memory)), (is_intended, is_away), "{what}");
     }
 }

@@ -145,7 +145,7 @@ fn old_copy_of_a_member_stops_and_a_last_survivor_goes_on() {
 
 #[test]
 fn removed_member_is_reported_when_the_cluster_no_longer_lists_it() {
-    let removed = || Memory { removed: [THIRD.to_owned()].into(), ..memory() };
+    let removed = || with(Kept { removed: [THIRD.to_owned()].into(), ..Kept::default() }, memory());
     let recorded = || Has(ready(FIRST, &[FIRST, ME, THIRD]));
     let two = || cluster_of([active(ME), active(FIRST)]);
     let three = || cluster_of([active(ME), active(FIRST), active(THIRD)]);
@@ -173,8 +173,12 @@ fn member_waits_for_a_rebalance_or_starts_it() {
     let this_added = || unbalanced([added(ME), active(FIRST)]);
     let other_added = || unbalanced([active(ME), added(FIRST)]);
     let this_active = || unbalanced([active(ME), active(FIRST)]);
-    let stopped =
-        |view: &View| Memory { stopped_among: Some(view.memberships()), ..same_for(settled * 4) };
+    let stopped = |view: &View| {
+        with(
+            Kept { stopped_among: Some(view.memberships()), ..Kept::default() },
+            same_for(settled * 4),
+        )
+    };
     let resting = || Memory { rest_until: Some(now() + Duration::from_millis(4500)), ..memory() };
     #[rustfmt::skip]
     let cases = [
@@ -320,7 +324,7 @@ fn dead_nodes_with_the_only_copy_stay() {
 #[test]
 fn failed_over_node_recovers_only_without_risk() {
     let recovers = || Goal { recovers: true, ..goal() };
-    let was_away = || Memory { was_away: true, ..memory() };
+    let was_away = || with(failed_over_by(FailoverCause::Outage), memory());
     let no_delta = || Memory { is_delta_refused: true, ..was_away() };
     let third_away = |seconds, memory| Memory {
         unreachable_since: [(otp(THIRD), ago(Duration::from_secs(seconds)))].into(),
@@ -338,9 +342,9 @@ fn failed_over_node_recovers_only_without_risk() {
         ("`up`", goal(), both(), was_away(), stop(StopReason::FailedOver)),
         ("back", recovers(), both(), was_away(), mark(Recovery::Delta)),
         ("back, without replicas: its data is all there", recovers(), with_replicas(0, both()), was_away(), mark(Recovery::Delta)),
-        ("failed over by this agent", recovers(), both(), Memory { is_failed_over_by_agent: true, ..memory() }, mark(Recovery::Delta)),
+        ("failed over by this agent", recovers(), both(), with(failed_over_by(FailoverCause::Agent), memory()), mark(Recovery::Delta)),
         ("failed over by people", recovers(), both(), memory(), stop(StopReason::FailedOver)),
-        ("just started", recovers(), unbalanced([up_for(5, failed(ME)), active(FIRST)]), Memory { was_away: true, ..unconfirmed() }, Then(Confirm)),
+        ("just started", recovers(), unbalanced([up_for(5, failed(ME)), active(FIRST)]), with(failed_over_by(FailoverCause::Outage), unconfirmed()), Then(Confirm)),
         ("a rebalance runs", recovers(), rebalancing([failed(ME), active(FIRST)]), was_away(), Waits("a rebalance runs")),
         ("warming up", recovers(), unbalanced([warming_up(failed(ME)), active(FIRST)]), was_away(), Waits("warmup")),
         ("not healthy", recovers(), unbalanced([dead(failed(ME)), active(FIRST)]), was_away(), Waits("not healthy")),
@@ -392,7 +396,7 @@ fn first_rebalance_waits_for_the_expected_nodes() {
 }
 
 #[test]
-fn member_reports_then_attests_then_settles_the_extras() {
+fn member_reports_then_attests_then_applies_the_extras() {
     let wants = |extras: &[Extra]| Goal { extras: extras.to_vec(), ..goal() };
     let (wants_group, wants_address) = (|| wants(&[group()]), || wants(&[address()]));
     let two_buckets = || wants(&[bucket("app"), bucket("cache")]);
@@ -408,9 +412,9 @@ fn member_reports_then_attests_then_settles_the_extras() {
     let without_groups = || cluster_of([NodeInfo { group: None, ..active(ME) }]);
     let (first, joiner) = (|| ready(ME, &[ME]), || ready(FIRST, &[FIRST]));
     let starts = || rebalance(&[ME, FIRST], &[]);
-    let settle = |extra| Then(Settle(extra));
-    let settled = |extras: &[Extra]| Memory {
-        settled: extras.iter().cloned().collect(),
+    let apply = |extra| Then(Apply(extra));
+    let done = |extras: &[Extra]| Memory {
+        done_extras: extras.iter().cloned().collect(),
         is_attested: true,
         ..memory()
     };
@@ -422,38 +426,38 @@ fn member_reports_then_attests_then_settles_the_extras() {
         ("no report, and services that stay down", wants_all(), unbalanced([active(ME)]), first(), unreported(), report()),
         ("no report, and not in yet", goal(), unbalanced([added(ME), active(FIRST)]), joiner(), unreported(), starts()),
         ("no attestation", wants_all(), alone(), first(), memory(), report()),
-        ("attested", attests(), alone(), first(), settled(&[]), Then(Done)),
+        ("attested", attests(), alone(), first(), done(&[]), Then(Done)),
         ("no attestation, and not balanced", attests(), unbalanced([active(ME), active(FIRST)]), joiner(), memory(), report()),
         ("no attestation, and not in yet", attests(), unbalanced([added(ME), active(FIRST)]), joiner(), memory(), starts()),
-        ("another group", wants_group(), alone(), first(), memory(), settle(group())),
-        ("another group, as a joiner", wants_group(), alone(), joiner(), memory(), settle(group())),
-        ("another group, refused", wants_group(), alone(), joiner(), settled(&[group()]), Then(Done)),
+        ("another group", wants_group(), alone(), first(), memory(), apply(group())),
+        ("another group, as a joiner", wants_group(), alone(), joiner(), memory(), apply(group())),
+        ("another group, refused", wants_group(), alone(), joiner(), done(&[group()]), Then(Done)),
         ("the right group", wants_group(), in_group(), first(), memory(), Then(Done)),
-        ("Community Edition", wants_group(), without_groups(), first(), memory(), settle(group())),
-        ("Community Edition, refused", wants_group(), without_groups(), first(), settled(&[group()]), Then(Done)),
+        ("Community Edition", wants_group(), without_groups(), first(), memory(), apply(group())),
+        ("Community Edition, refused", wants_group(), without_groups(), first(), done(&[group()]), Then(Done)),
         ("Community Edition, no group wanted", goal(), without_groups(), first(), memory(), Then(Done)),
-        ("no bucket", two_buckets(), holding(&[]), first(), memory(), settle(bucket("app"))),
-        ("one of them", two_buckets(), holding(&["app", "mine"]), first(), memory(), settle(bucket("cache"))),
-        ("one refused", two_buckets(), holding(&[]), first(), settled(&[bucket("app")]), settle(bucket("cache"))),
-        ("one refused, the other there", two_buckets(), holding(&["cache"]), first(), settled(&[bucket("app")]), Then(Done)),
+        ("no bucket", two_buckets(), holding(&[]), first(), memory(), apply(bucket("app"))),
+        ("one of them", two_buckets(), holding(&["app", "mine"]), first(), memory(), apply(bucket("cache"))),
+        ("one refused", two_buckets(), holding(&[]), first(), done(&[bucket("app")]), apply(bucket("cache"))),
+        ("one refused, the other there", two_buckets(), holding(&["cache"]), first(), done(&[bucket("app")]), Then(Done)),
         ("all of them", two_buckets(), holding(&["cache", "app"]), first(), memory(), Then(Done)),
-        ("a deleted bucket", two_buckets(), holding(&["cache"]), first(), Memory { buckets: ["app".to_owned()].into(), ..memory() }, Then(Done)),
+        ("a deleted bucket", two_buckets(), holding(&["cache"]), first(), with(Kept { buckets: ["app".to_owned()].into(), ..Kept::default() }, memory()), Then(Done)),
         ("no bucket, as a joiner", two_buckets(), holding(&[]), joiner(), memory(), Then(Done)),
-        ("no address", wants_address(), alone(), joiner(), memory(), settle(address())),
+        ("no address", wants_address(), alone(), joiner(), memory(), apply(address())),
         ("the right address", wants_address(), with_address("203.0.113.1"), joiner(), memory(), Then(Done)),
-        ("another address", wants_address(), with_address("203.0.113.2"), joiner(), memory(), settle(address())),
-        ("address set", wants_address(), alone(), joiner(), settled(&[address()]), Then(Done)),
-        ("group before buckets", wants_all(), alone(), first(), settled(&[]), settle(group())),
-        ("buckets before the address", wants_all(), alone(), first(), settled(&[group()]), settle(bucket("app"))),
+        ("another address", wants_address(), with_address("203.0.113.2"), joiner(), memory(), apply(address())),
+        ("address set", wants_address(), alone(), joiner(), done(&[address()]), Then(Done)),
+        ("group before buckets", wants_all(), alone(), first(), done(&[]), apply(group())),
+        ("buckets before the address", wants_all(), alone(), first(), done(&[group()]), apply(bucket("app"))),
         (
             "the address last",
             wants_all(),
             in_group(),
             first(),
-            settled(&[bucket("app"), bucket("cache")]),
-            settle(address()),
+            done(&[bucket("app"), bucket("cache")]),
+            apply(address()),
         ),
-        ("all", wants_all(), holding(&["app"]), first(), settled(&[group(), bucket("cache"), address()]), Then(Done)),
+        ("all", wants_all(), holding(&["app"]), first(), done(&[group(), bucket("cache"), address()]), Then(Done)),
     ];
     for (what, goal, view, record, memory, expected) in cases {
         assert_next(what, &goal, &OwnServer::Member(view), &Has(record), &memory, &expected);

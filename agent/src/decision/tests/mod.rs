@@ -29,8 +29,8 @@ enum Expected {
     Wait(&'static str),
 }
 use Action::{
-    Claim, Confirm, Done, Eject, GetRecord, GiveUpClaim, Initialise, Inspect, Join, LeaveClaim,
-    Recover, Settle, Stop,
+    Apply, Claim, Confirm, Done, Eject, GetRecord, GiveUpClaim, Initialise, Inspect, Join,
+    LeaveClaim, Recover, Stop,
 };
 use Asked::{NoRecord, NotYet, Record as Has};
 use Expected::{Action as Then, Wait as Waits};
@@ -92,6 +92,15 @@ fn address() -> Extra {
 fn memory() -> Memory {
     let same_since = Some(ago(Duration::from_mins(1)));
     Memory { same_since, is_confirmed: true, is_reported: true, ..Memory::default() }
+}
+
+/// The memory, with this part that a run keeps when it starts over.
+fn with(kept: Kept, memory: Memory) -> Memory {
+    Memory { kept, ..memory }
+}
+
+fn failed_over_by(failover_cause: FailoverCause) -> Kept {
+    Kept { failover_cause, ..Kept::default() }
 }
 
 fn unconfirmed() -> Memory {

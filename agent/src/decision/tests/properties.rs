@@ -52,28 +52,31 @@ prop_compose! {
         absent in [0..40_u64, 0..40, 0..40],
         inspections in vec(option::of(select(vec![Inspection::Blank, Inspection::Provisioned, Inspection::Unreachable, Inspection::Dead])), 3),
         occupied: bool,
-        settled in any::<[bool; 3]>(),
+        extras_done in any::<[bool; 3]>(),
     ) -> Memory {
         let [stranger, same, second, third, rest, occupied_for] = times.map(Duration::from_secs);
         let inspections = [ME, FIRST, THIRD].into_iter().zip(inspections);
         let absent = [ME, FIRST, THIRD].into_iter().zip(absent);
-        let extras = [group(), bucket("app"), address()].into_iter().zip(settled);
+        let extras = [group(), bucket("app"), address()].into_iter().zip(extras_done);
         Memory {
             other_credentials_since: Some(ago(stranger)),
             same_since: Some(ago(same)),
             unreachable_since: [(otp(FIRST), ago(second)), (otp(THIRD), ago(third))].into(),
             rest_until: Some(now() + rest),
-            has_initialised: done[0],
             inspections: inspections.filter_map(|(name, state)| Some((node(name), state?))).collect(),
-            absences: absent.map(|(name, time)| (node(name), absent_since(time))).collect(),
             occupied_by: occupied.then(|| (node(FIRST), ago(occupied_for))),
             is_confirmed: done[1],
-            settled: extras.filter(|(_, is_settled)| *is_settled).map(|(extra, _)| extra).collect(),
+            done_extras: extras.filter(|(_, is_done)| *is_done).map(|(extra, _)| extra).collect(),
             is_reported: done[2],
             is_attested: done[3],
-            was_away: done[4],
             is_delta_refused: done[5],
             is_claimed_by_other: done[6],
+            kept: Kept {
+                has_initialised: done[0],
+                absences: absent.map(|(name, time)| (node(name), absent_since(time))).collect(),
+                failover_cause: if done[4] { FailoverCause::Outage } else { FailoverCause::Unknown },
+                ..Kept::default()
+            },
             ..Memory::default()
         }
     }
@@ -141,7 +144,7 @@ proptest! {
         memory in any_memory(),
     ) {
         let decided = next_action(&goal, &blank(), &asked, &memory, now());
-        let is_free = memory.occupied_by.is_none() && !memory.has_initialised;
+        let is_free = memory.occupied_by.is_none() && !memory.kept.has_initialised;
         let may_claim = goal.can_begin && (is_free || matches!(asked, Asked::NoRecord));
         prop_assert!(may_claim || decided != Action::Claim, "{decided:?}");
         let Asked::Record(record) = asked else { return Ok(()) };
@@ -149,7 +152,7 @@ proptest! {
             Action::Initialise => {
                 prop_assert!(record.is_initial && record.state == State::Claimed && goal.can_begin);
                 prop_assert!(record.lease_left(now()).is_none_or(|left| left >= LEASE_MARGIN));
-                prop_assert!(!memory.has_initialised && memory.occupied_by.is_none() && !memory.is_claimed_by_other);
+                prop_assert!(!memory.kept.has_initialised && memory.occupied_by.is_none() && !memory.is_claimed_by_other);
                 for node in &record.previous {
                     let inspection = memory.inspections.get(node);
                     prop_assert!(matches!(inspection, Some(Inspection::Blank | Inspection::Dead)), "{node}: {inspection:?}");
@@ -209,7 +212,7 @@ proptest! {
         if let Action::Recover { otp, recovery } = decided {
             let this = view.this().unwrap();
             prop_assert_eq!(&otp, &this.otp);
-            prop_assert!(!view.is_rebalancing && memory.was_away);
+            prop_assert!(!view.is_rebalancing && memory.kept.failover_cause == FailoverCause::Outage);
             let can_lose = view.can_lose(view.count_failed_over());
             for node in view.nodes.iter().filter(|node| node.health == Health::Unhealthy) {
                 let unreachable_for = time_since(memory.unreachable_since.get(&node.otp).copied(), now());

@@ -106,16 +106,19 @@ impl Setup {
         let absences = absent.map(|(number, time)| (name(*number), absence(*time)));
         Memory {
             same_since: Some(ago(Duration::from_hours(1))),
-            has_initialised: agent.has_initialised,
             is_claimed_by_other: agent.is_claimed_by_other,
-            may_be_under_way: agent.may_be_under_way,
-            left_claim: agent.left_claim.map(u64::from),
             inspections: inspections.collect(),
-            absences: absences.collect(),
             occupied_by: agent.occupied.map(|(number, time)| (name(number), ago(seconds(time)))),
             is_confirmed: agent.is_confirmed,
             is_reported: agent.is_reported,
-            settled: if agent.are_extras_settled { extras().into() } else { BTreeSet::new() },
+            done_extras: if agent.are_extras_done { extras().into() } else { BTreeSet::new() },
+            kept: Kept {
+                has_initialised: agent.has_initialised,
+                may_be_under_way: agent.may_be_under_way,
+                left_claim: agent.left_claim.map(u64::from),
+                absences: absences.collect(),
+                ..Kept::default()
+            },
             ..Memory::default()
         }
     }
@@ -131,7 +134,7 @@ impl Setup {
         let mut asked = asked.clone();
         let mut memory = memory.clone();
         if self.has(Mutant::ForgetsLeave) {
-            memory.left_claim = None;
+            memory.kept.left_claim = None;
         }
         memory.is_confirmed |= self.has(Mutant::NoConfirmation);
         let memory = &memory;
@@ -162,7 +165,7 @@ impl Setup {
                     present(),
                 );
                 match after {
-                    Action::Settle(_) if self.has(Mutant::ExtrasFirst) => return after,
+                    Action::Apply(_) if self.has(Mutant::ExtrasFirst) => return after,
                     Action::Wait(_) | Action::Rebalance { .. }
                         if self.has(Mutant::OnlyWhenBalanced) =>
                     {
@@ -215,8 +218,8 @@ impl Setup {
                         None => return !world.agents[node].is_running(),
                     }
                 }
-                Action::Settle(_) if !self.has(Mutant::ExtrasFirst) => {
-                    world.agents[node].are_extras_settled = true;
+                Action::Apply(_) if !self.has(Mutant::ExtrasFirst) => {
+                    world.agents[node].are_extras_done = true;
                     has_acted = true;
                 }
                 action => return Self::choose(world, node, action) || has_acted,
@@ -362,7 +365,7 @@ impl Setup {
             let times = (present(), present());
             memory.note_inspection(&name(number), Some(inspection), gap, times);
             agent.inspections.insert(number, memory.inspections[&name(number)]);
-            if memory.absences.contains_key(&name(number)) {
+            if memory.kept.absences.contains_key(&name(number)) {
                 agent.absent.entry(number).or_default();
             } else {
                 agent.absent.remove(&number);

@@ -26,8 +26,8 @@ use stateright::{Model, Property};
 
 use crate::{
     decision::{
-        self, Absence, Action, Admission, Asked, Extra, Goal, Inspection, LEASE_MARGIN, Memory,
-        OwnServer, StopReason, Testimony,
+        self, Absence, Action, Admission, Asked, Extra, Goal, Inspection, Kept, LEASE_MARGIN,
+        Memory, OwnServer, StopReason, Testimony,
         tests::{ago, now as present},
     },
     record::ClusterRecord,
@@ -54,7 +54,7 @@ pub(super) const READY: &str = "a cluster is ready";
 /// A wrong variant of the agent or of the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mutant {
-    /// The agent settles buckets, groups and addresses before the report, and waits when one is refused.
+    /// The agent applies buckets, groups and addresses before the report, and waits when one is refused.
     ExtrasFirst,
     /// Only a balanced cluster is reported.
     OnlyWhenBalanced,
@@ -274,7 +274,7 @@ pub(super) struct Agent {
     left_claim: Option<u8>,
     is_confirmed: bool,
     is_reported: bool,
-    are_extras_settled: bool,
+    are_extras_done: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
