@@ -1,8 +1,11 @@
 //! Decides what a node does when its machine is about to end. No I/O.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
-use super::OwnServer;
+use super::{DEAD_AFTER, OwnServer};
 use crate::server::{Health, Membership, NodeInfo, View};
 
 /// A node leaves this long before the retirement of its machine, which AWS announces weeks ahead.
@@ -119,8 +122,83 @@ pub struct Departure {
     pub is_complete: bool,
     /// The lifecycle hook of the present notice was completed.
     pub is_released: bool,
-    /// People removed the node from its cluster while this run watched it.
-    pub is_removed: bool,
+    pub removal: Removal,
+}
+
+/// Whether people have removed the node while this run watched it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Removal {
+    #[default]
+    Unknown,
+    /// Not yet: it is a member, or was one a moment ago.
+    Watching(Sighting),
+    /// Its server was that of a healthy member and is blank: other members may show why.
+    Unclear,
+    Removed,
+}
+
+/// A member, as this run last saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    pub at: Instant,
+    /// Whether a rebalance ran, or another agent worked on it: only people can have removed it if it is blank soon afterwards.
+    pub rebalance_ran: bool,
+    /// Whether it was well and knew its cluster. If it was failed over, this was so before a rebalance began: agents remove nodes that
+    /// cannot be reached, and such a node may come back while they do.
+    pub was_well: bool,
+    /// Whether it was failed over after a failure. The agent of a machine that ends also removes such a node.
+    pub could_recover: bool,
+}
+
+impl Departure {
+    /// Notes the server's state. The node may know its cluster, and may recover after a failover.
+    pub fn observe(
+        &mut self,
+        own: &OwnServer,
+        has_notice: bool,
+        knows_cluster: bool,
+        recovers: bool,
+        now: Instant,
+    ) {
+        self.removal = match (own, self.removal) {
+            (OwnServer::Member(view), before) => {
+                // A rebalance that this run started goes on after the notice was withdrawn.
+                self.is_leaving &= has_notice || view.is_rebalancing;
+                let was_well = matches!(before, Removal::Watching(seen) if seen.was_well);
+                let membership = view.this().map(|this| this.membership);
+                let is_failed_over = membership == Some(Membership::FailedOver);
+                let is_well = knows_cluster
+                    && (membership == Some(Membership::Active)
+                        || is_failed_over && (!view.is_rebalancing || was_well));
+                // A server does not know that it was removed if it cannot reach other members. The only node cannot be removed.
+                let is_lost = |node: &NodeInfo| {
+                    node.membership == Membership::Active && node.health == Health::Unhealthy
+                };
+                Removal::Watching(Sighting {
+                    at: now,
+                    rebalance_ran: is_well && view.is_rebalancing,
+                    was_well: is_well && view.nodes.len() > 1 && !view.others().any(is_lost),
+                    could_recover: recovers && is_failed_over,
+                })
+            }
+            (OwnServer::Blank(_), _) if self.is_leaving => {
+                self.is_leaving = has_notice;
+                Removal::Unknown
+            }
+            // A server that refuses the agent's password runs: nobody removes it as a dead one.
+            (OwnServer::OtherCredentials, Removal::Watching(seen)) => {
+                Removal::Watching(Sighting { at: now, ..seen })
+            }
+            // A server that was down for longer was removed as a dead one, and joins again.
+            (_, Removal::Watching(seen)) if now - seen.at >= DEAD_AFTER => Removal::Unknown,
+            (OwnServer::Blank(_), Removal::Watching(seen)) => match seen {
+                Sighting { could_recover: false, rebalance_ran: true, .. } => Removal::Removed,
+                Sighting { could_recover: false, was_well: true, .. } => Removal::Unclear,
+                _ => Removal::Unknown,
+            },
+            (_, before) => before,
+        };
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,7 +228,7 @@ pub fn next_step(
 ) -> Step {
     let is_blank = matches!(own, OwnServer::Blank(_));
     match notice {
-        None if departure.is_removed && is_blank => {
+        None if departure.removal == Removal::Removed && is_blank => {
             rest("this node was removed from its cluster; restart the agent to let it join again")
         }
         None => Step::Stay,

@@ -9,7 +9,7 @@ use crate::{
     aws::autoscaling::{HEARTBEAT_INTERVAL, Hook},
     cli::LifeArgs,
     commands::leave::Leaving,
-    decision::life::{self, Ending},
+    decision::life::{self, Ending, Removal},
     pauses::Cause,
     printer::Printer,
     server::Server,
@@ -93,7 +93,8 @@ impl Departing {
             Err(Interrupt::Pause(_, why)) => warn(printer, &why.into()),
             Err(Interrupt::Fail(error)) => warn(printer, &error),
         }
-        self.state.is_complete = true;
+        // It left by itself: no operator removed it.
+        (self.state.is_complete, self.state.removal) = (true, Removal::Unknown);
         Ok(())
     }
 

@@ -18,14 +18,14 @@ use std::{
 use cbbootstrap_cli::failure::{Exit, Failure, one_line};
 use cbbootstrap_protocol::wire::State;
 
-use self::{departure::Departing, machine::Machine, monitor::Monitor, removal::Last};
+use self::{departure::Departing, machine::Machine, monitor::Monitor};
 use super::{clock::Interrupt, up};
 use crate::{
     api::ApiError,
     cli::{LifeArgs, PauseArgs, Recover, RunArgs},
     decision::{
         self, Asked, FailoverCause, OwnServer,
-        life::{self, Notice, Step},
+        life::{self, Departure, Notice, Removal, Step},
     },
     http::Deadline,
     lock::{Lock, describe_holder},
@@ -72,10 +72,6 @@ struct Life<'r> {
     is_ready: bool,
     /// Whether the node lacks nothing, as far as it can know while the API is away.
     was_complete: bool,
-    /// The server's last state before it belonged to no cluster.
-    last: Option<Last>,
-    /// The server of a healthy member has lost its cluster, and other members may show why.
-    is_removal_unclear: bool,
     /// When the record was read, or was tried to be.
     asked_at: Option<Instant>,
     /// Whether the API did not answer, although the node is complete as far as it can know.
@@ -135,8 +131,6 @@ impl<'r> Life<'r> {
             lock: None,
             is_ready: false,
             was_complete: false,
-            last: None,
-            is_removal_unclear: false,
             asked_at: None,
             is_api_away: false,
             is_outage_logged: false,
@@ -249,8 +243,6 @@ impl<'r> Life<'r> {
                 }
                 let ending = self.notice.as_ref().and_then(Notice::ending);
                 self.departing.leave(&self.up.here, ending, self.printer)?;
-                // It left by itself: no operator removed it.
-                (self.last, self.is_removal_unclear) = (None, false);
                 Ok(Outcome::Acted)
             }
             Step::Release => {
@@ -268,8 +260,8 @@ impl<'r> Life<'r> {
         }
         // Also after a refusal, a `leave` by hand has to be noticed.
         if self.lock.is_none() {
-            if let Some(last) = &mut self.last {
-                (last.may_leave, last.could_recover) = (true, false);
+            if let Removal::Watching(seen) = &mut self.departing.state.removal {
+                (seen.rebalance_ran, seen.could_recover) = (true, false);
             }
             return Ok(Some(Outcome::Busy(describe_holder(&self.up.here.server.url))));
         }
@@ -279,9 +271,8 @@ impl<'r> Life<'r> {
 
     /// Does what `up` does. A member that lacks nothing asks the API rarely.
     fn stay(&mut self, own: OwnServer, is_healthy: bool) -> Result<Outcome, Interrupt> {
-        if matches!(own, OwnServer::Blank(_)) && self.is_removal_unclear {
-            self.departing.state.is_removed = self.was_removed()?;
-            self.is_removal_unclear = false;
+        if matches!(own, OwnServer::Blank(_)) && self.departing.state.removal == Removal::Unclear {
+            self.departing.state.removal = self.ask_about_removal()?;
             return Ok(Outcome::Acted);
         }
         let is_asked = !matches!(self.up.state.answers.asked, Asked::NotYet);
@@ -397,9 +388,13 @@ impl<'r> Life<'r> {
             }
             (None, Some(old)) => {
                 self.printer.step(format_args!("notice: withdrawn ({old})"));
-                let is_leaving = self.departing.state.is_leaving;
+                let Departure { is_leaving, removal, .. } = self.departing.state;
                 self.departing = Departing::default();
                 self.departing.state.is_leaving = is_leaving;
+                // A machine that comes out of a warm pool joins, even if people have removed it before.
+                if removal != Removal::Removed {
+                    self.departing.state.removal = removal;
+                }
             }
             (None, None) => {}
         }

@@ -106,8 +106,7 @@ impl Life<'_> {
         if self.up.here.server.url == before.up.here.server.url {
             self.up.state.memory = before.up.state.memory.keep();
             self.departing = before.departing.keep();
-            (self.notice, self.last) = (before.notice, before.last);
-            self.is_removal_unclear = before.is_removal_unclear;
+            self.notice = before.notice;
         }
         self
     }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::decision::life::{
-    Cause, Departure, Ending, FAILOVER_LEAD, Notice, RETIREMENT_LEAD, Removable, Step,
-    failover_obstacle, next_step, removable, time_to_leave,
+    Cause, Departure, Ending, FAILOVER_LEAD, Notice, RETIREMENT_LEAD, Removable, Removal, Sighting,
+    Step, failover_obstacle, next_step, removable, time_to_leave,
 };
 
 fn ending(time_left: Duration, comes_back: bool) -> Notice {
@@ -68,7 +68,7 @@ const NONE: Departure = Departure {
     is_failover_refused: false,
     is_complete: false,
     is_released: false,
-    is_removed: false,
+    removal: Removal::Unknown,
 };
 
 #[test]
@@ -79,7 +79,7 @@ fn notice_decides_whether_a_node_stays_or_leaves() {
     let leaving = Departure { is_leaving: true, ..NONE };
     let complete = Departure { is_complete: true, ..leaving };
     let released = Departure { is_released: true, ..complete };
-    let removed = Departure { is_removed: true, ..NONE };
+    let removed = Departure { removal: Removal::Removed, ..NONE };
     let soon = || Some(ending(Duration::from_mins(2), false));
     let both = || Some(interrupted_scale_in());
     let later = || Some(ending(RETIREMENT_LEAD + Duration::from_secs(1), false));
@@ -409,5 +409,64 @@ fn memory_follows_the_server() {
         let memory = observe(&own, intended().keep());
         let is_still_intended = memory.kept.failover_cause == FailoverCause::Person;
         assert_eq!((is_still_intended, was_away(&memory)), (is_intended, is_away), "{what}");
+    }
+}
+
+#[test]
+fn node_that_goes_blank_was_removed_only_if_people_can_have_done_it() {
+    let two = || [active(ME), active(FIRST)];
+    let failed_over = || [failed(ME), active(FIRST)];
+    let sees = OwnServer::Member;
+    let away = || OwnServer::Unreachable(String::new());
+    let (soon, late) = (DEAD_AFTER - Duration::from_secs(1), DEAD_AFTER);
+    let (removed, unclear, unknown) = (Removal::Removed, Removal::Unclear, Removal::Unknown);
+    #[rustfmt::skip]
+    let cases = [
+        ("a rebalance ran", vec![sees(rebalancing(two()))], soon, removed),
+        ("a rebalance ran, long ago", vec![sees(rebalancing(two()))], late, unknown),
+        ("well", vec![sees(cluster_of(two()))], soon, unclear),
+        ("well, long ago", vec![sees(cluster_of(two()))], late, unknown),
+        ("away shortly", vec![sees(cluster_of(two())), away()], soon, unclear),
+        ("other credentials", vec![sees(cluster_of(two())), OwnServer::OtherCredentials], soon, unclear),
+        ("the only node", vec![sees(cluster_of([active(ME)]))], soon, unknown),
+        ("another cannot be reached", vec![sees(cluster_of([active(ME), dead(active(FIRST))]))], soon, unknown),
+        ("added", vec![sees(cluster_of([added(ME), active(FIRST)]))], soon, unknown),
+        ("added, a rebalance ran", vec![sees(rebalancing([added(ME), active(FIRST)]))], soon, unknown),
+        ("failed over by people", vec![sees(unbalanced(failed_over()))], soon, unclear),
+        ("failed over, and removed", vec![sees(unbalanced(failed_over())), sees(rebalancing(failed_over()))], soon, removed),
+        ("failed over, and back while it is removed", vec![sees(rebalancing(failed_over()))], soon, unknown),
+        ("never seen as a member", vec![away()], soon, unknown),
+    ];
+    let lose = |mut departure: Departure, states: &[OwnServer], since, recovers| {
+        for own in states {
+            departure.observe(own, true, true, recovers, since);
+        }
+        departure.observe(&blank(), true, false, recovers, now());
+        departure.removal
+    };
+    for (what, states, time, expected) in cases {
+        assert_eq!(lose(NONE, &states, ago(time), false), expected, "{what}");
+        let leaving = Departure { is_leaving: true, ..NONE };
+        assert_eq!(lose(leaving, &states, ago(time), false), unknown, "{what}, on its way out");
+    }
+    // An agent may have removed it after a failure.
+    let states = [sees(unbalanced(failed_over())), sees(rebalancing(failed_over()))];
+    assert_eq!(lose(NONE, &states, ago(soon), true), unknown);
+
+    // What was decided stays until the node is a member again.
+    let mut departure = Departure { removal: removed, ..NONE };
+    for own in [blank(), away(), OwnServer::OtherCredentials, blank()] {
+        departure.observe(&own, false, false, true, now());
+        assert_eq!(departure.removal, removed);
+    }
+    departure.observe(&sees(cluster_of(two())), false, true, true, now());
+    let seen = Sighting { at: now(), rebalance_ran: false, was_well: true, could_recover: false };
+    assert_eq!(departure.removal, Removal::Watching(seen));
+
+    // A rebalance that this run started goes on after the notice was withdrawn.
+    let mut leaving = Departure { is_leaving: true, ..NONE };
+    for (own, is_leaving) in [(sees(rebalancing(two())), true), (sees(cluster_of(two())), false)] {
+        leaving.observe(&own, false, true, true, now());
+        assert_eq!(leaving.is_leaving, is_leaving);
     }
 }
