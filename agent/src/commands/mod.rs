@@ -37,11 +37,12 @@ pub fn run(command: Command, printer: &Printer) -> anyhow::Result<Exit> {
 
 /// Waits for the server's lock, which another agent may hold.
 fn lock(server: &Server, clock: &Clock<'_>) -> anyhow::Result<Lock> {
-    clock.repeat(|| match Lock::acquire(&server.url) {
-        Ok(Some(lock)) => Ok(Some(lock)),
-        Ok(None) => Err(Interrupt::wait(describe_holder(&server.url))),
-        Err(error) => Err(Interrupt::Fail(error.into())),
-    })
+    clock.repeat(|| try_lock(server).map(Some))
+}
+
+fn try_lock(server: &Server) -> Result<Lock, Interrupt> {
+    let lock = Lock::acquire(&server.url).map_err(|error| Interrupt::Fail(error.into()))?;
+    lock.ok_or_else(|| Interrupt::wait(describe_holder(&server.url)))
 }
 
 /// Another server, with this UUID, is a healthy member under this node's name.

@@ -45,25 +45,18 @@ impl Departing {
     }
 
     /// Fails the node over gracefully. Returns what to wait for.
-    pub(super) fn fail_over(
-        &mut self,
-        server: &Server,
-        otp: &str,
-        printer: &Printer,
-    ) -> Result<String, Interrupt> {
+    pub(super) fn fail_over(&mut self, server: &Server, otp: &str, printer: &Printer) -> String {
         match server.fail_over_gracefully(otp) {
             Ok(()) => {
                 printer.step("failover: the replicas of this node's data become active");
-                Ok("this node is being failed over".to_owned())
+                "this node is being failed over".to_owned()
             }
             Err(error) if error.is_permanent() => {
                 self.state.is_failover_refused = true;
                 printer.warning(format_args!("the server refuses to fail this node over: {error}"));
-                Ok("this node leaves instead".to_owned())
+                "this node leaves instead".to_owned()
             }
-            Err(error) => {
-                Err(Interrupt::wait(format!("this node cannot be failed over yet: {error}")))
-            }
+            Err(error) => format!("this node cannot be failed over yet: {error}"),
         }
     }
 

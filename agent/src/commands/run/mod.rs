@@ -19,7 +19,7 @@ use cbbootstrap_cli::failure::{Exit, Failure, one_line};
 use cbbootstrap_protocol::wire::State;
 
 use self::{departure::Departing, machine::Machine, monitor::Monitor};
-use super::{clock::Interrupt, up};
+use super::{clock::Interrupt, try_lock, up};
 use crate::{
     api::ApiError,
     cli::{LifeArgs, PauseArgs, Recover, RunArgs},
@@ -28,7 +28,7 @@ use crate::{
         life::{self, Departure, Notice, Removal, Step},
     },
     http::Deadline,
-    lock::{Lock, describe_holder},
+    lock::Lock,
     pauses::{Backoff, Cause, IDLE_INTERVALS, Pauses},
     printer::Printer,
     server::{Health, NodeInfo, View},
@@ -68,35 +68,64 @@ struct Life<'r> {
     departing: Departing,
     notice: Option<Notice>,
     lock: Option<Lock>,
-    /// Whether systemd knows that the node is ready.
-    is_ready: bool,
-    /// Whether the node lacks nothing, as far as it can know while the API is away.
-    was_complete: bool,
-    /// When the record was read, or was tried to be.
-    asked_at: Option<Instant>,
-    /// Whether the API did not answer, although the node is complete as far as it can know.
-    is_api_away: bool,
-    /// Whether the log tells that the API does not answer.
-    is_outage_logged: bool,
+    api: ApiWatch,
+    announced: Announced,
     /// Whether the node is well, and neither its server nor the API has refused anything.
-    lacks_nothing: bool,
+    is_complete: bool,
     /// When the secrets were last read.
     secrets_read_at: Instant,
     /// Until when nothing is tried after a refusal.
     rest_until: Option<(Instant, String)>,
     pauses: Pauses,
-    /// The last state that was printed.
+}
+
+/// How the API answers a member.
+#[derive(Default)]
+struct ApiWatch {
+    /// When the record was read, or was tried to be.
+    asked_at: Option<Instant>,
+    /// Whether it did not answer, although the node is complete as far as it can know.
+    is_away: bool,
+    is_outage_logged: bool,
+}
+
+/// What people and systemd know about the node.
+#[derive(Default)]
+struct Announced {
+    /// Whether the node was complete once, as far as it could know while the API was away. It is ready as soon as it is healthy, too.
+    was_complete: bool,
+    /// Whether systemd knows that the node is ready.
+    is_ready: bool,
+    /// The last state that was printed, and whether the agent has waited for something since.
     printed: String,
-    /// Whether the agent has waited for something since.
     was_busy: bool,
 }
 
-/// The result of a round.
+impl ApiWatch {
+    /// Logs the first failure since the API last answered.
+    fn note_outage(&mut self, printer: &Printer, why: &str) {
+        if !std::mem::replace(&mut self.is_outage_logged, true) {
+            printer.warning(why);
+        }
+    }
+}
+
+impl Announced {
+    /// Prints a state of the node when it changes.
+    fn print_once(&mut self, printer: &Printer, what: &str) -> bool {
+        let is_new = self.printed != what;
+        if is_new {
+            printer.step(what);
+            what.clone_into(&mut self.printed);
+        }
+        is_new
+    }
+}
+
+/// The result of a step that waits for nothing.
 enum Outcome {
     /// The agent has done something, and the next step follows at once.
     Acted,
-    /// The agent does something, or waits for something that should happen soon.
-    Busy(String),
     /// Nothing is to be done at the moment, in this state.
     Rest(String),
 }
@@ -129,17 +158,12 @@ impl<'r> Life<'r> {
             departing: Departing::default(),
             notice: None,
             lock: None,
-            is_ready: false,
-            was_complete: false,
-            asked_at: None,
-            is_api_away: false,
-            is_outage_logged: false,
-            lacks_nothing: false,
+            api: ApiWatch::default(),
+            announced: Announced::default(),
+            is_complete: false,
             secrets_read_at: Instant::now(),
             rest_until: None,
             pauses: Pauses::new(interval, Backoff::DEFAULT),
-            printed: String::new(),
-            was_busy: false,
         })
     }
 
@@ -165,74 +189,63 @@ impl<'r> Life<'r> {
         let own = own.unwrap_or_else(|failure| OwnServer::Unreachable(failure.to_string()));
         self.track(&own);
         let view = if let OwnServer::Member(view) = &own { Some(view.clone()) } else { None };
-        let is_healthy = self.is_healthy(view.as_ref());
-        let mut cause = Cause::Unfinished;
-        let outcome = match self.step(own, view.as_ref(), is_healthy) {
-            Ok(outcome) => outcome,
-            Err(Interrupt::Pause(why, wait)) => {
-                cause = why;
-                Outcome::Busy(wait.to_string())
-            }
-            Err(Interrupt::Fail(error)) => self.refuse(&error),
-        };
-        let status = match outcome {
-            Outcome::Acted => {
+        let (cause, status) = match self.step(own) {
+            Ok(Outcome::Acted) => {
                 self.pauses.restart();
                 return Duration::ZERO;
             }
-            Outcome::Busy(why) => {
-                self.printer.waiting(&why);
-                self.was_busy = true;
-                why
-            }
-            Outcome::Rest(why) => {
-                cause = Cause::Idle;
-                self.print_once(&why);
-                self.lock = None;
-                why
-            }
+            Ok(Outcome::Rest(why)) => (Cause::Idle, why),
+            Err(Interrupt::Pause(cause, why)) => (cause, why.to_string()),
+            Err(Interrupt::Fail(error)) => (Cause::Idle, self.refuse(&error)),
         };
-        let is_healthy = self.is_healthy(view.as_ref());
-        self.lacks_nothing =
-            is_healthy && cause == Cause::Idle && self.rest_until.is_none() && !self.is_api_away;
+        if cause == Cause::Idle {
+            self.announced.print_once(self.printer, &status);
+            self.lock = None;
+        } else {
+            self.printer.waiting(&status);
+            self.announced.was_busy = true;
+        }
+        let is_healthy = view.as_ref().is_some_and(|view| self.is_healthy(view));
+        self.is_complete =
+            is_healthy && cause == Cause::Idle && self.rest_until.is_none() && !self.api.is_away;
         self.publish(is_healthy, status, view);
         let longest = LONGEST_PAUSE.min(self.up.interval * IDLE_INTERVALS);
         self.pauses.next(cause, fastrand::f64()).min(longest)
     }
 
-    fn step(
-        &mut self,
-        own: OwnServer,
-        view: Option<&View>,
-        is_healthy: bool,
-    ) -> Result<Outcome, Interrupt> {
+    fn step(&mut self, own: OwnServer) -> Result<Outcome, Interrupt> {
         let ending = self.notice.as_ref().and_then(Notice::ending);
-        let fewest_replicas = match (ending, view) {
+        let is_member = matches!(own, OwnServer::Member(_));
+        let fewest_replicas = if ending.is_some() && is_member {
             // An unknown answer counts as unsafe.
-            (Some(_), Some(_)) => self.up.here.server.fewest_replicas().unwrap_or(Some(0)),
-            _ => None,
+            self.up.here.server.fewest_replicas().unwrap_or(Some(0))
+        } else {
+            None
         };
         let departure = self.departing.state;
         let step = life::next_step(self.notice.as_ref(), &own, departure, fewest_replicas);
         let is_for_pool = self.notice == Some(Notice::WarmPool);
         // Otherwise it would later look like an instance that was never in service.
         self.departing.state.is_leaving |=
-            is_for_pool && view.is_some() && matches!(step, Step::Leave(_));
+            is_for_pool && is_member && matches!(step, Step::Leave(_));
         let is_scale_in = self.notice.as_ref().is_some_and(Notice::is_scale_in);
         if is_scale_in || is_for_pool && self.departing.state.is_leaving {
             self.departing.hold(&mut self.machine, &self.options, self.printer);
         }
-        let has_work = !matches!(step, Step::Rest(_) | Step::Release);
-        if has_work && let Some(outcome) = self.obstacle()? {
-            return Ok(outcome);
+        if !matches!(step, Step::Rest(_) | Step::Release) {
+            self.acquire_lock()?;
+            self.rest_until.take_if(|(until, _)| *until <= Instant::now());
+            if let Some((_, why)) = &self.rest_until {
+                return Ok(Outcome::Rest(why.clone()));
+            }
         }
         match step {
-            Step::Stay => self.stay(own, is_healthy),
+            Step::Stay => self.stay(own),
             Step::FailOver(otp) => {
                 // Should the machine stay after all, this failover was not a person's decision.
                 self.up.state.memory.note_failover(FailoverCause::Agent);
                 let server = &self.up.here.server;
-                self.departing.fail_over(server, &otp, self.printer).map(Outcome::Busy)
+                Err(Interrupt::wait(self.departing.fail_over(server, &otp, self.printer)))
             }
             Step::Rest(why) => Ok(Outcome::Rest(why)),
             Step::Leave(late) => {
@@ -252,61 +265,61 @@ impl<'r> Life<'r> {
         }
     }
 
-    /// Why nothing may be done with the server now: another agent, or a recent refusal. Otherwise acquires the server's lock.
-    fn obstacle(&mut self) -> Result<Option<Outcome>, Interrupt> {
+    /// Acquires the server's lock. Also after a refusal, a `leave` by hand has to be noticed.
+    fn acquire_lock(&mut self) -> Result<(), Interrupt> {
         if self.lock.is_none() {
-            let lock = Lock::acquire(&self.up.here.server.url);
-            self.lock = lock.map_err(|error| Interrupt::Fail(error.into()))?;
-        }
-        // Also after a refusal, a `leave` by hand has to be noticed.
-        if self.lock.is_none() {
-            if let Removal::Watching(seen) = &mut self.departing.state.removal {
+            let lock = try_lock(&self.up.here.server);
+            if let (Err(Interrupt::Pause(..)), Removal::Watching(seen)) =
+                (&lock, &mut self.departing.state.removal)
+            {
                 (seen.rebalance_ran, seen.could_recover) = (true, false);
             }
-            return Ok(Some(Outcome::Busy(describe_holder(&self.up.here.server.url))));
+            self.lock = Some(lock?);
         }
-        self.rest_until.take_if(|(until, _)| *until <= Instant::now());
-        Ok(self.rest_until.as_ref().map(|(_, why)| Outcome::Rest(why.clone())))
+        Ok(())
     }
 
     /// Does what `up` does. A member that lacks nothing asks the API rarely.
-    fn stay(&mut self, own: OwnServer, is_healthy: bool) -> Result<Outcome, Interrupt> {
+    fn stay(&mut self, own: OwnServer) -> Result<Outcome, Interrupt> {
         if matches!(own, OwnServer::Blank(_)) && self.departing.state.removal == Removal::Unclear {
             self.departing.state.removal = self.ask_about_removal()?;
             return Ok(Outcome::Acted);
         }
+        let (is_healthy, is_balanced) = match &own {
+            OwnServer::Member(view) => {
+                (self.is_healthy(view), view.is_balanced && !view.is_rebalancing)
+            }
+            _ => (false, false),
+        };
         let is_asked = !matches!(self.up.state.answers.asked, Asked::NotYet);
-        let is_recent = |limit| self.asked_at.is_some_and(|at| at.elapsed() < limit);
-        if is_healthy && !is_asked && self.is_api_away && is_recent(RETRY) {
+        let is_recent = |limit| self.api.asked_at.is_some_and(|at| at.elapsed() < limit);
+        if is_healthy && !is_asked && self.api.is_away && is_recent(RETRY) {
             return Ok(Outcome::Rest(API_AWAY.to_owned()));
         }
-        if is_asked && is_healthy && self.asked_at.is_some() && !is_recent(RECORD_AGE) {
+        if is_asked && is_healthy && self.api.asked_at.is_some() && !is_recent(RECORD_AGE) {
             self.refresh_record()?;
             // The API may take long to answer: the next round reads the cluster again.
             return Ok(Outcome::Acted);
         }
         if !is_asked {
-            self.asked_at = Some(Instant::now());
+            self.api.asked_at = Some(Instant::now());
         }
-        let is_balanced =
-            matches!(&own, OwnServer::Member(view) if view.is_balanced && !view.is_rebalancing);
         let done = self.up.round(own);
         let has_api_failed =
             matches!(done, Err(Interrupt::Pause(Cause::ApiFailure | Cause::ReportFailure, _)));
         // An API that refuses to show the record is like one that does not answer.
-        let is_unknown = self.up.state.is_record_hidden;
-        self.is_api_away = is_unknown && is_healthy && has_api_failed;
-        if self.up.here.api.has_answered() && std::mem::take(&mut self.is_outage_logged) {
+        let is_unknown = self.up.state.is_record_hidden && is_healthy;
+        self.announced.was_complete |= is_unknown && is_balanced;
+        self.api.is_away = is_unknown && has_api_failed;
+        if self.up.here.api.has_answered() && std::mem::take(&mut self.api.is_outage_logged) {
             self.printer.step("the API answers again");
         }
         match done {
-            Err(Interrupt::Pause(_, why)) if self.is_api_away => {
-                self.note_outage(&why.to_string());
-                self.was_complete |= is_balanced;
+            Err(Interrupt::Pause(_, why)) if self.api.is_away => {
+                self.api.note_outage(self.printer, &why.to_string());
                 Ok(Outcome::Rest(API_AWAY.to_owned()))
             }
             Err(error) => {
-                self.was_complete |= is_unknown && is_healthy && is_balanced;
                 if self.up.only_waits() {
                     self.lock = None;
                 }
@@ -314,10 +327,10 @@ impl<'r> Life<'r> {
             }
             Ok(None) => Ok(Outcome::Acted),
             Ok(Some((view, _))) => {
-                self.was_complete = true;
+                self.announced.was_complete = true;
                 // The log shows also the end of what the agent waited for.
-                if std::mem::take(&mut self.was_busy) {
-                    self.printed.clear();
+                if std::mem::take(&mut self.announced.was_busy) {
+                    self.announced.printed.clear();
                 }
                 let (uuid, count) = (&view.uuid, up::count_nodes(view.nodes.len()));
                 let unbalanced = if view.is_balanced { "" } else { " and is not balanced" };
@@ -330,7 +343,7 @@ impl<'r> Life<'r> {
 
     /// Reads the record of a cluster that lacks nothing, which someone may have forgotten. Each request renews it, too.
     fn refresh_record(&mut self) -> Result<(), Interrupt> {
-        self.asked_at = Some(Instant::now());
+        self.api.asked_at = Some(Instant::now());
         let node = self.up.here.identity.node.clone();
         match self.up.here.api.status(Some(&node)) {
             Ok(Some(record)) => {
@@ -342,26 +355,18 @@ impl<'r> Life<'r> {
             }
             Ok(None) => self.up.state.answers.asked = Asked::NoRecord,
             Err(ApiError::Temporary(why) | ApiError::Unsigned(why)) => {
-                self.note_outage(&format!("the API does not answer: {why}"));
-                return Ok(());
+                self.api.note_outage(self.printer, &format!("the API does not answer: {why}"));
             }
             Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 
-    /// Logs the first failure of the API since it last answered.
-    fn note_outage(&mut self, why: &str) {
-        if !std::mem::replace(&mut self.is_outage_logged, true) {
-            self.printer.warning(why);
-        }
-    }
-
     /// An operator has to decide. The agent tries again later, with a fresh run.
-    fn refuse(&mut self, error: &anyhow::Error) -> Outcome {
+    fn refuse(&mut self, error: &anyhow::Error) -> String {
         let hint = Failure::find_in(error).and_then(|failure| failure.hint.clone());
         let why = one_line(error);
-        if self.print_once(&why)
+        if self.announced.print_once(self.printer, &why)
             && let Some(hint) = hint
         {
             self.printer.step(format_args!("hint: {hint}"));
@@ -370,7 +375,7 @@ impl<'r> Life<'r> {
         self.up.start_over();
         self.departing.start_over();
         self.rest_until = Some((Instant::now() + RETRY, why.clone()));
-        Outcome::Rest(why)
+        why
     }
 
     fn read_notice(&mut self) {
@@ -402,10 +407,8 @@ impl<'r> Life<'r> {
     }
 
     /// Whether the node is an active, healthy member, as far as it can know.
-    fn is_healthy(&self, view: Option<&View>) -> bool {
-        view.is_some_and(|view| {
-            view.this().is_some_and(NodeInfo::is_well) && self.knows_cluster(view)
-        })
+    fn is_healthy(&self, view: &View) -> bool {
+        view.this().is_some_and(NodeInfo::is_well) && self.knows_cluster(view)
     }
 
     /// Whether the server is healthy, failed over or not, and its cluster is the recorded one as far as it can know.
@@ -416,20 +419,12 @@ impl<'r> Life<'r> {
             && !decision::needs_confirmation(node, view, self.up.record(), memory)
     }
 
-    /// Prints a state of the node when it changes.
-    fn print_once(&mut self, what: &str) -> bool {
-        let is_new = self.printed != what;
-        if is_new {
-            self.printer.step(what);
-            what.clone_into(&mut self.printed);
-        }
-        is_new
-    }
-
     fn publish(&mut self, is_healthy: bool, status: String, view: Option<View>) {
         systemd::notify("STATUS", &status);
-        if is_healthy && self.was_complete && !self.is_ready {
-            self.is_ready = true;
+        if is_healthy
+            && self.announced.was_complete
+            && !std::mem::replace(&mut self.announced.is_ready, true)
+        {
             systemd::notify("READY", "1");
         }
         self.monitor.publish(monitor::Report {

@@ -49,7 +49,7 @@ impl Life<'_> {
     /// Whether the password or the cluster secret is now another one, while a server or the API may have refused the old one. Then the
     /// options are read again as on SIGHUP.
     pub(super) fn has_new_secrets(&mut self) -> bool {
-        if self.lacks_nothing || self.secrets_read_at.elapsed() < SECRETS_AGE {
+        if self.is_complete || self.secrets_read_at.elapsed() < SECRETS_AGE {
             return false;
         }
         self.secrets_read_at = Instant::now();
@@ -76,7 +76,7 @@ impl Life<'_> {
     /// Begins a life with the options as they are now, unless they are not valid.
     pub(super) fn reload(self, is_requested: bool) -> Self {
         // READY=1 would end the start of a node that still joins.
-        let notify = |state| self.is_ready.then(|| systemd::notify(state, "1"));
+        let notify = |state| self.announced.is_ready.then(|| systemd::notify(state, "1"));
         notify("RELOADING");
         let new = read_options(self.config.as_ref())
             .and_then(|args| Self::new(args, self.printer, self.monitor));
@@ -102,7 +102,8 @@ impl Life<'_> {
 
     /// Takes over what it must know of the life before. With another server, that is only what concerns the machine.
     fn after(mut self, before: Self) -> Self {
-        (self.machine, self.is_ready) = (before.machine, before.is_ready);
+        self.machine = before.machine;
+        self.announced.is_ready = before.announced.is_ready;
         if self.up.here.server.url == before.up.here.server.url {
             self.up.state.memory = before.up.state.memory.keep();
             self.departing = before.departing.keep();
