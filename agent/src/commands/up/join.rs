@@ -59,15 +59,48 @@ enum NotAdded {
     Interrupt(Interrupt),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Skip {
     Dead,
+    /// Another one may still be adding this node.
+    Busy,
     OtherCluster,
     /// Nothing vouches for the member.
     Unproven,
     /// It refuses to add this node.
     Refused,
     Other,
+}
+
+/// What follows if all members were skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Conclusion {
+    SecondCluster,
+    /// No member that could add this node can be verified.
+    Untrusted,
+    Refused,
+    Unproven,
+    AllDead,
+    Wait,
+}
+
+fn conclude(skips: &[Skip], has_secret: bool) -> Conclusion {
+    let are_all = |skip| skips.iter().all(|one| *one == skip);
+    let has = |skip| skips.contains(&skip);
+    if are_all(Skip::OtherCluster) {
+        Conclusion::SecondCluster
+    } else if has(Skip::Unproven) && !has_secret && !has(Skip::Refused) && !has(Skip::Other) {
+        // Otherwise, authorities may be being replaced, and the operator's be right for some members.
+        Conclusion::Untrusted
+    } else if has(Skip::Refused) {
+        Conclusion::Refused
+    } else if has(Skip::Unproven) {
+        Conclusion::Unproven
+    } else if are_all(Skip::Dead) {
+        Conclusion::AllDead
+    } else {
+        Conclusion::Wait
+    }
 }
 
 impl<I: Into<Interrupt>> From<I> for NotAdded {
@@ -102,68 +135,54 @@ impl Run<'_> {
                 skips.push(Skip::Dead);
                 continue;
             }
-            let is_busy = |adding: &&Adding| adding.member != *member;
-            if let Some(Adding { member, .. }) = adding.as_ref().filter(is_busy) {
-                reasons.push(format!("`{member}` may still be adding this node"));
+            if let Some(other) = adding.as_ref().filter(|adding| adding.member != *member) {
+                skips.push(Skip::Busy);
+                reasons.push(format!("`{}` may still be adding this node", other.member));
                 continue;
             }
-            let (skip, why) = match self.join_through(member, record) {
-                Err(NotAdded::Skip(skip, why)) => (skip, why),
-                Err(NotAdded::Interrupt(interrupt)) => return Err(interrupt),
+            match self.join_through(member, record) {
                 Ok(()) => return Ok(()),
-            };
-            if skip == Skip::Dead {
-                self.state.joining.dead.insert(member.clone(), now);
+                Err(NotAdded::Interrupt(interrupt)) => return Err(interrupt),
+                Err(NotAdded::Skip(skip, why)) => {
+                    if skip == Skip::Dead {
+                        self.state.joining.dead.insert(member.clone(), now);
+                    }
+                    skips.push(skip);
+                    reasons.push(format!("`{member}`: {why}"));
+                }
             }
-            skips.push(skip);
-            reasons.push(format!("`{member}`: {why}"));
         }
+        let has_secret = self.here.peers.keys.is_some();
+        let conclusion = conclude(&skips, has_secret);
         let reasons = join_reasons(reasons);
-        let are_all = |skip| skips.len() == members.len() && skips.iter().all(|one| *one == skip);
-        if are_all(Skip::OtherCluster) {
-            let hint =
-                "decide which cluster to keep; `cbbootstrap cluster show` prints the API's record";
-            return Err(Failure::refused(format!("there is a second cluster: {reasons}"))
-                .hint(hint)
-                .into());
-        }
-        let is_unproven = skips.contains(&Skip::Unproven);
-        let no_other = |skip| matches!(skip, Skip::Unproven | Skip::Dead | Skip::OtherCluster);
-        // While authorities are replaced, the operator's may be right for some members.
-        if is_unproven && skips.iter().all(|skip| no_other(*skip)) && !self.has_secret() {
-            return Err(untrusted(&reasons).into());
-        }
-        // The members may have changed.
-        self.state.answers.asked = Asked::NotYet;
         let wait = Failure::new(format!("no member can add this node: {reasons}"));
-        if skips.contains(&Skip::Refused) {
-            let wait = wait.hint(
+        let wait = match conclusion {
+            Conclusion::SecondCluster => {
+                let failure = Failure::refused(format!("there is a second cluster: {reasons}"));
+                return Err(failure.hint("decide which cluster to keep; `cbbootstrap cluster show` prints the API's record").into());
+            }
+            Conclusion::Untrusted => return Err(untrusted(&reasons).into()),
+            Conclusion::Refused => wait.hint(
                 "the other nodes must reach this one by its name on the ports 8091 and 18091, and trust its certificate; after it has left a cluster, load your own certificates again (`loadTrustedCAs`, `reloadCertificate`)",
-            );
-            let since = refused_since.unwrap_or(now);
-            self.state.joining.refused_since = Some(since);
-            return Err(if self.is_lasting(since) {
-                wait.into()
-            } else {
-                Interrupt::unfinished(wait)
-            });
-        }
-        Err(Interrupt::unfinished(if is_unproven && !self.has_secret() {
-            untrusted(&wait.to_string())
-        } else if is_unproven {
-            wait.hint("give all nodes the same secret (`--secret-file`), and run `up` on a member whose certificate has changed; no password was sent to an unverified server")
-        } else if are_all(Skip::Dead) {
-            wait.hint(format!(
+            ),
+            Conclusion::Unproven if has_secret => wait.hint("give all nodes the same secret (`--secret-file`), and run `up` on a member whose certificate has changed; no password was sent to an unverified server"),
+            Conclusion::Unproven => untrusted(&wait.to_string()),
+            Conclusion::AllDead => wait.hint(format!(
                 "no recorded member answers; if they no longer exist, run `cbbootstrap cluster forget {}` to start a new cluster",
                 shell_argument(self.here.api.cluster_id.as_str())
-            ))
-        } else {
-            wait
-        }))
-    }
-
-    fn has_secret(&self) -> bool {
-        self.here.peers.keys.is_some()
+            )),
+            Conclusion::Wait => wait,
+        };
+        // The members may have changed.
+        self.state.answers.asked = Asked::NotYet;
+        if conclusion == Conclusion::Refused {
+            let since = refused_since.unwrap_or(now);
+            self.state.joining.refused_since = Some(since);
+            if self.is_lasting(since) {
+                return Err(wait.into());
+            }
+        }
+        Err(Interrupt::unfinished(wait))
     }
 
     /// Asks other members whether this one, which knows none of them, is one of theirs.
@@ -324,4 +343,45 @@ impl Run<'_> {
 fn first_member(node: &Node, turns: usize, members: usize) -> usize {
     let name: usize = node.as_str().bytes().map(usize::from).sum();
     (name + turns) % members.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        Conclusion::{AllDead, Refused as AreRefused, SecondCluster, Untrusted, Wait},
+        Skip::{Busy, Dead, Other, OtherCluster, Refused, Unproven},
+        *,
+    };
+
+    #[test]
+    fn members_that_were_skipped_tell_what_follows() {
+        #[rustfmt::skip]
+        let cases: [(&[Skip], [Conclusion; 2]); 21] = [
+            // Without a secret, and with one.
+            (&[OtherCluster], [SecondCluster, SecondCluster]),
+            (&[OtherCluster, OtherCluster], [SecondCluster, SecondCluster]),
+            (&[OtherCluster, Dead], [Wait, Wait]),
+            (&[OtherCluster, Busy], [Wait, Wait]),
+            (&[OtherCluster, Other], [Wait, Wait]),
+            (&[OtherCluster, Refused], [AreRefused, AreRefused]),
+            (&[Unproven], [Untrusted, Conclusion::Unproven]),
+            (&[Unproven, Dead], [Untrusted, Conclusion::Unproven]),
+            (&[Unproven, OtherCluster], [Untrusted, Conclusion::Unproven]),
+            (&[Unproven, Busy], [Untrusted, Conclusion::Unproven]),
+            (&[Unproven, Other], [Conclusion::Unproven, Conclusion::Unproven]),
+            (&[Unproven, Refused], [AreRefused, AreRefused]),
+            (&[Unproven, Refused, Dead], [AreRefused, AreRefused]),
+            (&[Refused], [AreRefused, AreRefused]),
+            (&[Refused, Dead], [AreRefused, AreRefused]),
+            (&[Refused, Busy], [AreRefused, AreRefused]),
+            (&[Dead, Dead], [AllDead, AllDead]),
+            (&[Dead, Busy], [Wait, Wait]),
+            (&[Dead, Other], [Wait, Wait]),
+            (&[Busy, Other], [Wait, Wait]),
+            (&[Other], [Wait, Wait]),
+        ];
+        for (skips, expected) in cases {
+            assert_eq!([false, true].map(|secret| conclude(skips, secret)), expected, "{skips:?}");
+        }
+    }
 }
