@@ -47,7 +47,7 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let clock = Clock::new(args.wait, printer);
     let here = settings::here(args.node.api, args.node.server, clock.deadline)?;
     let _lock = lock(&here.server, &clock)?;
-    let mut leaving = Leaving { checks_name: true, ..Leaving::default() };
+    let mut leaving = Leaving { is_by_hand: true, ..Leaving::default() };
     clock.repeat(|| leaving.round(&here, None, printer))?;
     let initial_node = clock.repeat(|| leaving.report(&here).map(Some))?;
     let (cluster_id, node) =
@@ -58,8 +58,8 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
 
 #[derive(Default)]
 pub(super) struct Leaving {
-    /// Whether to refuse another name than the record's. A machine that ends does not wait for that.
-    checks_name: bool,
+    /// Whether an operator waits for the result, and not a machine that ends, which leaves also where an operator has to decide.
+    is_by_hand: bool,
     is_checked: bool,
     /// The server's name in its cluster.
     server_name: String,
@@ -120,8 +120,16 @@ impl Leaving {
         let is_purpose_reached = view.is_balanced && !self.is_own_rebalance;
         self.is_own_rebalance &= view.is_rebalancing;
         rebalances::watch(&mut self.memory, &here.server, &view, is_purpose_reached, printer)?;
+        if view.this().is_some() && !view.others().any(|node| node.membership == Membership::Active)
+        {
+            return Err(Failure::refused(
+                "this is the cluster's last active node, and the data would be lost with it; nothing was changed",
+            )
+            .hint("to remove the whole cluster, stop its machines and run `cbbootstrap cluster forget`")
+            .into());
+        }
         let action = next_action(&view, &self.memory, Instant::now(), ending);
-        Err(Interrupt::wait(self.act(action, &view, &here.server, printer)?))
+        Err(Interrupt::wait(self.act(action, &view, &here.server, printer)))
     }
 
     /// Reports to the API that the node has left. Returns the node that others join now; `None` if the API has no such cluster.
@@ -129,7 +137,7 @@ impl Leaving {
         // Only the server that made a claim can give it up.
         let node_uuid = here.server.own_info().ok().and_then(|own| own.uuid);
         let mut identity = Identity { node_uuid, ..here.identity.clone() };
-        if !self.checks_name && self.has_other_name(here) {
+        if !self.is_by_hand && self.has_other_name(here) {
             let record = here.api.status(Some(&identity.node))?;
             let other =
                 record.and_then(|it| it.other_name(&identity.node, &self.server_name).cloned());
@@ -164,15 +172,9 @@ impl Leaving {
     }
 
     /// Returns why to wait afterwards.
-    fn act(
-        &mut self,
-        action: Action,
-        view: &View,
-        server: &Server,
-        printer: &Printer,
-    ) -> Result<String, Failure> {
+    fn act(&mut self, action: Action, view: &View, server: &Server, printer: &Printer) -> String {
         let this = view.this().map(|this| this.otp.as_str()).unwrap_or_default();
-        Ok(match action {
+        match action {
             Action::Wait(why) => why,
             Action::Eject(otp) => match server.eject(&otp) {
                 Ok(()) => {
@@ -194,13 +196,9 @@ impl Leaving {
                 }
                 why
             }
-            _ => {
-                return Err(Failure::refused(
-                    "this is the cluster's last active node, and the data would be lost with it; nothing was changed",
-                )
-                .hint("to remove the whole cluster, stop its machines and run `cbbootstrap cluster forget`"));
-            }
-        })
+            // Nothing else leads out of a cluster.
+            _ => "this node does not leave".to_owned(),
+        }
     }
 
     /// The server must belong to the API's cluster, if the API has one, under this node's name, and another member must remain.
@@ -212,7 +210,7 @@ impl Leaving {
         let record = match here.api.status(Some(node)) {
             Ok(Some(record)) => record,
             Ok(None) => return Ok(()),
-            Err(error) if !self.checks_name => {
+            Err(error) if !self.is_by_hand => {
                 printer.warning(format_args!(
                     "this node leaves, although the API does not confirm its membership: {error}"
                 ));
@@ -229,7 +227,7 @@ impl Leaving {
         let is_only_member =
             record.state == State::Ready && record.nodes().into_iter().all(is_this);
         let (id, own) = (here.api.cluster_id.as_str(), &view.uuid);
-        let failure = match (&record.cluster_uuid, other_name.filter(|_| self.checks_name)) {
+        let failure = match (&record.cluster_uuid, other_name.filter(|_| self.is_by_hand)) {
             (Some(recorded), _) if recorded != own => Failure::refused(format!(
                 "the server belongs to the cluster {own}, but `{id}` has the UUID {recorded}; nothing was changed"
             ))
@@ -282,14 +280,11 @@ fn check_name(
     }
 }
 
-/// Decides the next step out of the cluster. [`Action::Done`]: this is the last active node, which cannot leave.
+/// Decides the next step out of the cluster, for a node that is not the last active one.
 fn next_action(view: &View, memory: &Memory, now: Instant, ending: Option<&Ending>) -> Action {
     let Some(this) = view.this() else {
         return Action::Wait("the server does not list itself yet".to_owned());
     };
-    if !view.others().any(|node| node.membership == Membership::Active) {
-        return Action::Done;
-    }
     if view.is_rebalancing {
         return Action::Wait("a rebalance runs".to_owned());
     }
