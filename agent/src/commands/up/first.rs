@@ -13,6 +13,7 @@ use crate::{
     api::ApiError,
     decision::LEASE_MARGIN,
     http::{self, CallError},
+    record::ClusterRecord,
     server::NewCluster,
     values::BucketSpec,
 };
@@ -107,10 +108,7 @@ impl Run<'_> {
     }
 
     /// Gives the claim up: a node that lost it has a cluster, and may claim again and report it.
-    pub(super) fn give_up_claim(&mut self, node: &Node) -> Result<(), Interrupt> {
-        let Some(generation) = self.record().map(|record| record.generation) else {
-            return Ok(());
-        };
+    pub(super) fn give_up_claim(&mut self, node: &Node, generation: u64) -> Result<(), Interrupt> {
         self.leave_claim(generation)?;
         self.printer.warning(format_args!(
             "`{node}` has initialised its server without reporting it: this node gives its claim up, so that `{node}` can report"
@@ -120,10 +118,7 @@ impl Run<'_> {
     }
 
     /// Initialises the cluster. If the server refuses, the claim is given up: other nodes need not wait until it expires.
-    pub(super) fn initialise(&mut self) -> Result<(), Interrupt> {
-        let Some(record) = self.record() else {
-            return Ok(());
-        };
+    pub(super) fn initialise(&mut self, record: &ClusterRecord) -> Result<(), Interrupt> {
         // Right before the call: it must end before the lease does.
         if record.lease_left(Instant::now()).is_some_and(|left| left < LEASE_MARGIN) {
             return Ok(());

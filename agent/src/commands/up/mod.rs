@@ -99,7 +99,8 @@ pub(super) struct Run<'r> {
 pub(super) struct RunState {
     pub(super) memory: Memory,
     pub(super) answers: Answers,
-    /// Whether the last round ended because the API did not show its record.
+    /// Whether the last round has asked the API for its record, and has shown that the API hides it.
+    has_asked: bool,
     pub(super) is_record_hidden: bool,
     pools: Option<Pools>,
     /// Whether the node's name leads to this host, and the edition has its services.
@@ -173,10 +174,13 @@ impl<'r> Run<'r> {
     ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         let last = self.state.last.take();
         let actions = std::mem::take(&mut self.state.actions) + 1;
-        let cause = Cause::after_failure(&own, &self.state.answers.asked);
-        self.state.is_record_hidden = false;
+        let after_failure = Cause::after_failure(&own, &self.state.answers.asked);
+        (self.state.has_asked, self.state.is_record_hidden) = (false, false);
         let done = self.decide_and_act(own).map_err(|interrupt| match interrupt {
-            Interrupt::Pause(Cause::ApiFailure, why) => Interrupt::Pause(cause, why),
+            Interrupt::Pause(Cause::ApiFailure, why) => Interrupt::Pause(after_failure, why),
+            Interrupt::Pause(Cause::OwnServer, why) if self.state.has_asked => {
+                Interrupt::unfinished(why)
+            }
             other => other,
         })?;
         let is_repeated = last.is_some() && last == self.state.last;
@@ -193,7 +197,7 @@ impl<'r> Run<'r> {
     ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         self.state.answers.begin_round(&own, &mut self.state.memory);
         self.observe(&own)?;
-        let (mut has_claimed, mut has_asked) = (false, false);
+        let mut has_claimed = false;
         let is_member = matches!(own, OwnServer::Member(_));
         loop {
             let RunState { answers, memory, .. } = &self.state;
@@ -205,10 +209,10 @@ impl<'r> Run<'r> {
                 }
                 Action::GetRecord | Action::Claim => {
                     has_claimed = action == Action::Claim;
-                    self.state.is_record_hidden = !has_claimed;
-                    self.ask(has_claimed, &own)?;
-                    self.state.is_record_hidden = false;
-                    has_asked = true;
+                    let answer = self.ask(has_claimed, &own);
+                    self.state.has_asked = true;
+                    self.state.is_record_hidden = answer.is_err() && !has_claimed;
+                    answer?;
                     // The API may take long to answer, and a rebalance removes nodes that were failed over since: the next round
                     // reads the cluster again.
                     if is_member
@@ -220,12 +224,7 @@ impl<'r> Run<'r> {
                 action => {
                     self.state.last = Some(action.clone());
                     let view = if let OwnServer::Member(view) = own { Some(view) } else { None };
-                    return match self.act(action, view, self.record().cloned()) {
-                        Err(Interrupt::Pause(Cause::OwnServer, why)) if has_asked => {
-                            Err(Interrupt::unfinished(why))
-                        }
-                        done => done,
-                    };
+                    return self.act(action, view, self.record().cloned());
                 }
             }
         }
@@ -428,9 +427,11 @@ impl<'r> Run<'r> {
                 return Ok(Some((view, record)));
             }
             (Action::Inspect(nodes), ..) => self.inspect(&nodes)?,
-            (Action::GiveUpClaim(node), ..) => self.give_up_claim(&node)?,
+            (Action::GiveUpClaim(node), _, Some(record)) => {
+                self.give_up_claim(&node, record.generation)?;
+            }
             (Action::LeaveClaim, _, Some(record)) => self.leave_claim(record.generation)?,
-            (Action::Initialise, ..) => self.initialise()?,
+            (Action::Initialise, _, Some(record)) => self.initialise(&record)?,
             (Action::Join(members), _, Some(record)) => {
                 if !self.state.is_checked {
                     self.check_name_and_services()?;
@@ -455,7 +456,11 @@ impl<'r> Run<'r> {
             (Action::Rebalance { known, removed }, Some(view), _) => {
                 self.rebalance(&known, &removed, &view)?;
             }
-            _ => {}
+            (action, ..) => {
+                return Err(Interrupt::wait(format!(
+                    "a step lacks its view or record: {action:?}"
+                )));
+            }
         }
         Ok(None)
     }
