@@ -216,11 +216,10 @@ impl<'r> Life<'r> {
     fn step(&mut self, own: OwnServer) -> Result<Outcome, Interrupt> {
         let ending = self.notice.as_ref().and_then(Notice::ending);
         let is_member = matches!(own, OwnServer::Member(_));
-        let fewest_replicas = if ending.is_some() && is_member {
+        let fewest_replicas = match ending {
             // An unknown answer counts as unsafe.
-            self.up.here.server.fewest_replicas().unwrap_or(Some(0))
-        } else {
-            None
+            Some(_) if is_member => self.up.here.server.fewest_replicas().unwrap_or(Some(0)),
+            _ => None,
         };
         let departure = self.departing.state;
         let step = life::next_step(self.notice.as_ref(), &own, departure, fewest_replicas);
@@ -421,10 +420,8 @@ impl<'r> Life<'r> {
 
     fn publish(&mut self, is_healthy: bool, status: String, view: Option<View>) {
         systemd::notify("STATUS", &status);
-        if is_healthy
-            && self.announced.was_complete
-            && !std::mem::replace(&mut self.announced.is_ready, true)
-        {
+        if is_healthy && self.announced.was_complete && !self.announced.is_ready {
+            self.announced.is_ready = true;
             systemd::notify("READY", "1");
         }
         self.monitor.publish(monitor::Report {

@@ -416,25 +416,25 @@ fn memory_follows_the_server() {
 fn node_that_goes_blank_was_removed_only_if_people_can_have_done_it() {
     let two = || [active(ME), active(FIRST)];
     let failed_over = || [failed(ME), active(FIRST)];
-    let sees = OwnServer::Member;
+    let member = OwnServer::Member;
     let away = || OwnServer::Unreachable(String::new());
-    let (soon, late) = (DEAD_AFTER - Duration::from_secs(1), DEAD_AFTER);
+    let (soon, late) = (Duration::from_secs(59), DEAD_AFTER);
     let (removed, unclear, unknown) = (Removal::Removed, Removal::Unclear, Removal::Unknown);
     #[rustfmt::skip]
     let cases = [
-        ("a rebalance ran", vec![sees(rebalancing(two()))], soon, removed),
-        ("a rebalance ran, long ago", vec![sees(rebalancing(two()))], late, unknown),
-        ("well", vec![sees(cluster_of(two()))], soon, unclear),
-        ("well, long ago", vec![sees(cluster_of(two()))], late, unknown),
-        ("away shortly", vec![sees(cluster_of(two())), away()], soon, unclear),
-        ("other credentials", vec![sees(cluster_of(two())), OwnServer::OtherCredentials], soon, unclear),
-        ("the only node", vec![sees(cluster_of([active(ME)]))], soon, unknown),
-        ("another cannot be reached", vec![sees(cluster_of([active(ME), dead(active(FIRST))]))], soon, unknown),
-        ("added", vec![sees(cluster_of([added(ME), active(FIRST)]))], soon, unknown),
-        ("added, a rebalance ran", vec![sees(rebalancing([added(ME), active(FIRST)]))], soon, unknown),
-        ("failed over by people", vec![sees(unbalanced(failed_over()))], soon, unclear),
-        ("failed over, and removed", vec![sees(unbalanced(failed_over())), sees(rebalancing(failed_over()))], soon, removed),
-        ("failed over, and back while it is removed", vec![sees(rebalancing(failed_over()))], soon, unknown),
+        ("a rebalance ran", vec![member(rebalancing(two()))], soon, removed),
+        ("a rebalance ran, long ago", vec![member(rebalancing(two()))], late, unknown),
+        ("well", vec![member(cluster_of(two()))], soon, unclear),
+        ("well, long ago", vec![member(cluster_of(two()))], late, unknown),
+        ("away shortly", vec![member(cluster_of(two())), away()], soon, unclear),
+        ("other credentials", vec![member(cluster_of(two())), OwnServer::OtherCredentials], soon, unclear),
+        ("the only node", vec![member(cluster_of([active(ME)]))], soon, unknown),
+        ("another cannot be reached", vec![member(cluster_of([active(ME), dead(active(FIRST))]))], soon, unknown),
+        ("added", vec![member(cluster_of([added(ME), active(FIRST)]))], soon, unknown),
+        ("added, a rebalance ran", vec![member(rebalancing([added(ME), active(FIRST)]))], soon, unknown),
+        ("failed over by people", vec![member(unbalanced(failed_over()))], soon, unclear),
+        ("failed over, and removed", vec![member(unbalanced(failed_over())), member(rebalancing(failed_over()))], soon, removed),
+        ("failed over, and back while it is removed", vec![member(rebalancing(failed_over()))], soon, unknown),
         ("never seen as a member", vec![away()], soon, unknown),
     ];
     let lose = |mut departure: Departure, states: &[OwnServer], since, recovers| {
@@ -450,8 +450,22 @@ fn node_that_goes_blank_was_removed_only_if_people_can_have_done_it() {
         assert_eq!(lose(leaving, &states, ago(time), false), unknown, "{what}, on its way out");
     }
     // An agent may have removed it after a failure.
-    let states = [sees(unbalanced(failed_over())), sees(rebalancing(failed_over()))];
+    let states = [member(unbalanced(failed_over())), member(rebalancing(failed_over()))];
     assert_eq!(lose(NONE, &states, ago(soon), true), unknown);
+
+    // A server that refuses the password runs; one that is away, or does not know its cluster, may be anything.
+    for (knows_cluster, own, expected) in [
+        (true, OwnServer::OtherCredentials, unclear),
+        (true, away(), unknown),
+        (false, OwnServer::OtherCredentials, unknown),
+    ] {
+        let mut departure = NONE;
+        departure.observe(&member(cluster_of(two())), true, knows_cluster, false, ago(late));
+        for own in [own, blank()] {
+            departure.observe(&own, true, false, false, now());
+        }
+        assert_eq!(departure.removal, expected);
+    }
 
     // What was decided stays until the node is a member again.
     let mut departure = Departure { removal: removed, ..NONE };
@@ -459,13 +473,15 @@ fn node_that_goes_blank_was_removed_only_if_people_can_have_done_it() {
         departure.observe(&own, false, false, true, now());
         assert_eq!(departure.removal, removed);
     }
-    departure.observe(&sees(cluster_of(two())), false, true, true, now());
+    departure.observe(&member(cluster_of(two())), false, true, true, now());
     let seen = Sighting { at: now(), rebalance_ran: false, was_well: true, could_recover: false };
     assert_eq!(departure.removal, Removal::Watching(seen));
 
     // A rebalance that this run started goes on after the notice was withdrawn.
     let mut leaving = Departure { is_leaving: true, ..NONE };
-    for (own, is_leaving) in [(sees(rebalancing(two())), true), (sees(cluster_of(two())), false)] {
+    for (own, is_leaving) in
+        [(member(rebalancing(two())), true), (member(cluster_of(two())), false)]
+    {
         leaving.observe(&own, false, true, true, now());
         assert_eq!(leaving.is_leaving, is_leaving);
     }
