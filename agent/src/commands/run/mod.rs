@@ -68,7 +68,7 @@ struct Life<'r> {
     departing: Departing,
     notice: Option<Notice>,
     lock: Option<Lock>,
-    api: ApiWatch,
+    api_watch: ApiWatch,
     announced: Announced,
     /// Whether the node is well, and neither its server nor the API has refused anything.
     is_complete: bool,
@@ -158,7 +158,7 @@ impl<'r> Life<'r> {
             departing: Departing::default(),
             notice: None,
             lock: None,
-            api: ApiWatch::default(),
+            api_watch: ApiWatch::default(),
             announced: Announced::default(),
             is_complete: false,
             secrets_read_at: Instant::now(),
@@ -206,8 +206,10 @@ impl<'r> Life<'r> {
             self.announced.was_busy = true;
         }
         let is_healthy = view.as_ref().is_some_and(|view| self.is_healthy(view));
-        self.is_complete =
-            is_healthy && cause == Cause::Idle && self.rest_until.is_none() && !self.api.is_away;
+        self.is_complete = is_healthy
+            && cause == Cause::Idle
+            && self.rest_until.is_none()
+            && !self.api_watch.is_away;
         self.publish(is_healthy, status, view);
         let longest = LONGEST_PAUSE.min(self.up.interval * IDLE_INTERVALS);
         self.pauses.next(cause, fastrand::f64()).min(longest)
@@ -291,17 +293,17 @@ impl<'r> Life<'r> {
             _ => (false, false),
         };
         let is_asked = !matches!(self.up.state.answers.asked, Asked::NotYet);
-        let is_recent = |limit| self.api.asked_at.is_some_and(|at| at.elapsed() < limit);
-        if is_healthy && !is_asked && self.api.is_away && is_recent(RETRY) {
+        let is_recent = |limit| self.api_watch.asked_at.is_some_and(|at| at.elapsed() < limit);
+        if is_healthy && !is_asked && self.api_watch.is_away && is_recent(RETRY) {
             return Ok(Outcome::Rest(API_AWAY.to_owned()));
         }
-        if is_asked && is_healthy && self.api.asked_at.is_some() && !is_recent(RECORD_AGE) {
+        if is_asked && is_healthy && self.api_watch.asked_at.is_some() && !is_recent(RECORD_AGE) {
             self.refresh_record()?;
             // The API may take long to answer: the next round reads the cluster again.
             return Ok(Outcome::Acted);
         }
         if !is_asked {
-            self.api.asked_at = Some(Instant::now());
+            self.api_watch.asked_at = Some(Instant::now());
         }
         let done = self.up.round(own);
         let has_api_failed =
@@ -309,13 +311,13 @@ impl<'r> Life<'r> {
         // An API that refuses to show the record is like one that does not answer.
         let is_unknown = self.up.state.is_record_hidden && is_healthy;
         self.announced.was_complete |= is_unknown && is_balanced;
-        self.api.is_away = is_unknown && has_api_failed;
-        if self.up.here.api.has_answered() && std::mem::take(&mut self.api.is_outage_logged) {
+        self.api_watch.is_away = is_unknown && has_api_failed;
+        if self.up.here.api.has_answered() && std::mem::take(&mut self.api_watch.is_outage_logged) {
             self.printer.step("the API answers again");
         }
         match done {
-            Err(Interrupt::Pause(_, why)) if self.api.is_away => {
-                self.api.note_outage(self.printer, &why.to_string());
+            Err(Interrupt::Pause(_, why)) if self.api_watch.is_away => {
+                self.api_watch.note_outage(self.printer, &why.to_string());
                 Ok(Outcome::Rest(API_AWAY.to_owned()))
             }
             Err(error) => {
@@ -342,7 +344,7 @@ impl<'r> Life<'r> {
 
     /// Reads the record of a cluster that lacks nothing, which someone may have forgotten. Each request renews it, too.
     fn refresh_record(&mut self) -> Result<(), Interrupt> {
-        self.api.asked_at = Some(Instant::now());
+        self.api_watch.asked_at = Some(Instant::now());
         let node = self.up.here.identity.node.clone();
         match self.up.here.api.status(Some(&node)) {
             Ok(Some(record)) => {
@@ -354,7 +356,8 @@ impl<'r> Life<'r> {
             }
             Ok(None) => self.up.state.answers.asked = Asked::NoRecord,
             Err(ApiError::Temporary(why) | ApiError::Unsigned(why)) => {
-                self.api.note_outage(self.printer, &format!("the API does not answer: {why}"));
+                self.api_watch
+                    .note_outage(self.printer, &format!("the API does not answer: {why}"));
             }
             Err(error) => return Err(error.into()),
         }

@@ -99,7 +99,7 @@ pub(super) struct Run<'r> {
 pub(super) struct RunState {
     pub(super) memory: Memory,
     pub(super) answers: Answers,
-    /// Whether the last round has asked the API for its record, and has shown that the API hides it.
+    /// Whether the last round has asked the API for the record, and whether the API did not show it.
     has_asked: bool,
     pub(super) is_record_hidden: bool,
     pools: Option<Pools>,
@@ -233,12 +233,8 @@ impl<'r> Run<'r> {
     /// Notes since when the state is as it is.
     fn observe(&mut self, own: &OwnServer) -> Result<(), Interrupt> {
         let (now, memory) = (Instant::now(), &mut self.state.memory);
-        match own {
-            OwnServer::OtherCredentials => {
-                memory.other_credentials_since.get_or_insert(now);
-            }
-            _ => memory.other_credentials_since = None,
-        }
+        let since = memory.other_credentials_since.unwrap_or(now);
+        memory.other_credentials_since = (*own == OwnServer::OtherCredentials).then_some(since);
         let OwnServer::Member(view) = own else {
             return Ok(());
         };

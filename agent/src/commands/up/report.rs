@@ -94,8 +94,7 @@ impl Run<'_> {
             "too_many_nodes" => {
                 self.printer.warning(&problem.detail);
                 self.state.refused.push("a place in the API's list of members".to_owned());
-                self.state.memory.is_reported = true;
-                self.state.memory.is_attested = true;
+                (self.state.memory.is_reported, self.state.memory.is_attested) = (true, true);
                 Ok(())
             }
             _ => Err(ApiError::Refused(problem).into()),
