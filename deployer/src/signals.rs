@@ -1,6 +1,6 @@
-//! Ctrl-C and SIGTERM: what the first and a second one do, and how they end a program that is blocked.
+//! Ctrl-C, SIGTERM and SIGHUP: what the first and a second one do, and how they end a program that is blocked.
 
-use std::{convert::Infallible, fmt::Display, process, sync, thread, time::Duration};
+use std::{convert::Infallible, fmt::Display, fs, process, sync, thread, time::Duration};
 
 use anyhow::{Context, Error};
 use cbbootstrap_cli::console::Console;
@@ -27,6 +27,8 @@ pub enum Signal {
     CtrlC,
     /// SIGTERM, from a supervisor or a CI system that gives up.
     Terminate,
+    /// SIGHUP, from a terminal or a connection that is closed.
+    HangUp,
 }
 
 impl Display for Signal {
@@ -34,6 +36,7 @@ impl Display for Signal {
         f.write_str(match self {
             Self::CtrlC => "Ctrl-C",
             Self::Terminate => "SIGTERM",
+            Self::HangUp => "SIGHUP",
         })
     }
 }
@@ -53,6 +56,9 @@ pub fn listen() -> anyhow::Result<(Signals, Watchdog)> {
     let context = runtime.enter();
     let mut interrupt = unix::signal(SignalKind::interrupt()).context(cannot)?;
     let mut terminate = unix::signal(SignalKind::terminate()).context(cannot)?;
+    let is_heard = hears_hang_up();
+    let mut hang_up =
+        is_heard.then(|| unix::signal(SignalKind::hangup())).transpose().context(cannot)?;
     drop(context);
     let (sender, signals) = mpsc::unbounded_channel();
     let (asking, questions) = mpsc::channel(1);
@@ -61,6 +67,7 @@ pub fn listen() -> anyhow::Result<(Signals, Watchdog)> {
             let signal = tokio::select! {
                 _ = interrupt.recv() => Signal::CtrlC,
                 _ = terminate.recv() => Signal::Terminate,
+                Some(()) = async { hang_up.as_mut()?.recv().await } => Signal::HangUp,
             };
             let _ = sender.send(signal);
             let asking = asking.clone();
@@ -70,6 +77,14 @@ pub fn listen() -> anyhow::Result<(Signals, Watchdog)> {
     let thread = thread::Builder::new().name("signals".to_owned());
     thread.spawn(move || runtime.block_on(forward)).context(cannot)?;
     Ok((Signals(signals), Watchdog(questions)))
+}
+
+/// `false` if the program was started with SIGHUP ignored, as by `nohup`, or if that is unknown.
+fn hears_hang_up() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // The first bit is signal 1, SIGHUP.
+    ignored.and_then(|it| u64::from_str_radix(it.trim(), 16).ok()).is_some_and(|it| it & 1 == 0)
 }
 
 impl Signals {
@@ -135,7 +150,7 @@ fn stopped_by(signal: Signal) -> Failure {
 }
 
 /// The operation by which a signal cancels another; `None` leaves the rest to CloudFormation. SIGTERM comes from a supervisor that
-/// soon kills the program, which leaves no time to cancel.
+/// soon kills the program, which leaves no time to cancel; after SIGHUP, nobody reads whether it was.
 pub fn reaction(
     operation: Operation,
     cancellation: Cancellation,
@@ -151,7 +166,7 @@ mod tests {
 
     #[test]
     fn signals_cancel_what_can_be_cancelled() {
-        use {Cancellation as C, Operation as O, Signal::CtrlC, Signal::Terminate};
+        use {Cancellation as C, Operation as O, Signal::CtrlC, Signal::HangUp, Signal::Terminate};
         for (operation, signal, expected) in [
             (O::Create, CtrlC, Some(O::Delete)),
             (O::Update, CtrlC, Some(O::Rollback)),
@@ -161,6 +176,8 @@ mod tests {
             (O::Update, Terminate, None),
             (O::Delete, Terminate, None),
             (O::Rollback, Terminate, None),
+            (O::Create, HangUp, None),
+            (O::Update, HangUp, None),
         ] {
             let case = format!("{operation:?} {signal:?}");
             assert_eq!(reaction(operation, C::None, signal), expected, "{case}");

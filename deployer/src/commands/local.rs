@@ -34,7 +34,7 @@ impl Display for Deployment {
     }
 }
 
-/// Starts the API on this machine, tests it, and serves until Ctrl-C or SIGTERM.
+/// Starts the API on this machine, tests it, and serves until a signal.
 pub async fn run(
     args: DeployArgs,
     printer: &Printer,

@@ -30,7 +30,7 @@ use crate::{
     signals::{Signals, Watchdog},
 };
 
-/// Runs the command to its end, or to Ctrl-C or SIGTERM.
+/// Runs the command to its end, or to a signal.
 pub async fn run(
     command: Command,
     printer: &Printer,

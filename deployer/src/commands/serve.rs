@@ -56,7 +56,7 @@ impl Display for Serving {
     }
 }
 
-/// Serves until Ctrl-C or SIGTERM.
+/// Serves until a signal.
 pub async fn run(args: ServeArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<()> {
     let ServeArgs { listen, table, server, access, .. } = args;
     let database = match table {
@@ -147,7 +147,7 @@ async fn open(
 }
 
 impl Serving {
-    /// Serves until Ctrl-C or SIGTERM. A second signal does not wait for running requests.
+    /// Serves until a signal. A second signal does not wait for running requests.
     pub async fn run(self, signals: &mut Signals) {
         self.log.begin();
         self.log.message("Serving until Ctrl-C");

@@ -30,7 +30,7 @@ pub struct Follower<'a> {
 }
 
 impl Follower<'_> {
-    /// Follows a change that this run requested. The first Ctrl-C cancels it if possible; a second one, or SIGTERM, leaves it to CloudFormation.
+    /// Follows a change that this run requested. The first Ctrl-C cancels it if possible; a second one, or another signal, leaves it to CloudFormation.
     pub async fn follow(
         self,
         operation: Operation,

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Write},
+    path::Path,
     process::{Child, Command},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
@@ -16,6 +17,7 @@ use cbbootstrap_tests::{
     http,
     ministack::{BUCKET, MiniStack},
     process::{is_alive, kill, wait_until},
+    programs,
     proxy::{Call, Fault, Play, Proxy},
 };
 use serde_json::{Value, json};
@@ -254,7 +256,8 @@ fn signals_end_commands_that_wait_for_a_reader() {
         // As much as a pipe holds.
         writer.write_all(&vec![0; 65536]).unwrap();
         let child = listening(user.command(args).stdout(writer));
-        let (signal, name) = if number % 2 == 0 { ("TERM", "SIGTERM") } else { ("INT", "Ctrl-C") };
+        let (signal, name) =
+            [("TERM", "SIGTERM"), ("INT", "Ctrl-C"), ("HUP", "SIGHUP")][number % 3];
         // By then, it usually has its result. Before, a signal ends it in another way.
         thread::sleep(Duration::from_secs(3));
         assert!(is_alive(child.id()), "{args:?}");
@@ -265,12 +268,29 @@ fn signals_end_commands_that_wait_for_a_reader() {
     }
 }
 
-#[test]
-fn signals_end_commands_that_wait_for_a_file() {
+/// A user whose commands wait for a file.
+fn waiting_user() -> User {
     let user = User::default();
     let file = user.home.path().join("config").display().to_string();
     assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
-    let user = user.with("AWS_CONFIG_FILE", file);
+    user.with("AWS_CONFIG_FILE", file)
+}
+
+#[test]
+fn nohup_protects_from_a_closed_terminal() {
+    let user = waiting_user();
+    let list = [programs::cbbootstrap(), "list".into()];
+    let child = listening(&mut user.program(Path::new("nohup"), &list));
+    kill("HUP", &child.id().to_string());
+    thread::sleep(Duration::from_secs(1));
+    kill("INT", &child.id().to_string());
+    let ended = Ended::of_child(child).ended_with(4);
+    assert!(ended.stderr.contains("error: stopped by Ctrl-C\n"), "{ended}");
+}
+
+#[test]
+fn signals_end_commands_that_wait_for_a_file() {
+    let user = waiting_user();
     for args in [&["iam-policy"][..], &["list"]] {
         let child = listening(&mut user.command(args));
         kill("INT", &child.id().to_string());

@@ -71,10 +71,11 @@ fn one_of_five_hundred_nodes_is_first_even_after_a_crash() {
 
 #[test]
 fn signals_end_it_cleanly() {
-    for signal in ["TERM", "INT"] {
+    for signal in ["TERM", "INT", "HUP"] {
         let data = tempdir().unwrap();
         let mut local = Local::start(data.path());
         assert_eq!(local.stop(signal), Some(0), "{signal}\n{}", local.said());
+        assert!(!local.database().with_extension("db-wal").exists(), "{signal}");
     }
 }
 

@@ -621,7 +621,7 @@ fn ctrl_c_while_the_stack_is_created_deletes_it_again() {
 
 #[test]
 fn a_signal_before_the_change_leaves_no_change_set() {
-    for signal in ["INT", "TERM"] {
+    for signal in ["INT", "TERM", "HUP"] {
         let scene = Scene::empty();
         scene.proxy.fault_on(
             "cloudformation:DescribeChangeSet",
