@@ -38,6 +38,8 @@ mod stack;
 mod template;
 mod values;
 
+use std::{panic, process};
+
 use anyhow::{Context, Error};
 use cbbootstrap_cli::{
     command_line,
@@ -51,6 +53,7 @@ use printer::Printer;
 use tokio::runtime::Runtime;
 
 fn main() -> Exit {
+    abort_on_panic();
     answer_shell(completion::program);
     if let Err(error) = environment::restart_if_unclean(is_read_by_libraries) {
         let error = Error::new(error).context("cannot restart with cleaned variables");
@@ -71,6 +74,15 @@ fn main() -> Exit {
     run.unwrap_or_else(|error: Error| fail(&printer, &parsed.explain(error)))
 }
 
+/// Ends the program at a panic in any thread, as the release profile does: a server without the thread that writes would seem healthy.
+fn abort_on_panic() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        process::abort();
+    }));
+}
+
 /// Prints the error that ends the program.
 fn fail(console: &Console, error: &Error) -> Exit {
     let exit = console.failure(error);
@@ -81,4 +93,26 @@ fn fail(console: &Console, error: &Error) -> Exit {
 /// Whether the AWS SDK or rustls may read a variable.
 fn is_read_by_libraries(name: &str) -> bool {
     ["AWS_", "SSL_CERT_"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, os::unix::process::ExitStatusExt, process::Command, thread};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_in_any_thread_ends_the_program() {
+        const IS_CHILD: &str = "CBBOOTSTRAP_TEST_PANICS";
+        if env::var_os(IS_CHILD).is_some() {
+            abort_on_panic();
+            let _ = thread::spawn(|| panic!("as a thread of the server")).join();
+            return;
+        }
+        let mut child = Command::new(env::current_exe().unwrap());
+        let ended = child.args(["--exact", "tests::a_panic_in_any_thread_ends_the_program"]);
+        let ended = ended.env(IS_CHILD, "1").output().unwrap();
+        let abort = 6;
+        assert_eq!(ended.status.signal(), Some(abort), "{ended:?}");
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use cbbootstrap_protocol::{
     names::Node,
-    rules::{FIRST_GENERATION, KEEP_GENERATION, Member, Record},
+    rules::{FIRST_GENERATION, KEEP_GENERATION, Member, Record, later},
     trust::{Attestation, Fingerprint, SecretHash},
     wire::State,
 };
@@ -201,7 +201,7 @@ fn record_attributes(record: &Record) -> Attributes {
 
 /// The value of [`EXPIRES_AT`] for a record with this end.
 pub fn expires_at(kept_until: Timestamp) -> AttributeValue {
-    seconds(kept_until + KEEP_GENERATION)
+    seconds(later(kept_until, KEEP_GENERATION))
 }
 
 pub fn string(text: impl AsRef<str>) -> AttributeValue {

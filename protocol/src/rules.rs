@@ -9,7 +9,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, TimestampArithmetic};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -200,8 +200,8 @@ impl Record {
             return None;
         }
         let end = match self.lease_expires_at {
-            Some(_) => whole_seconds(now) + keep_abandoned(&self.cluster_id),
-            None => whole_seconds(now) + KEEP_UNASKED,
+            Some(_) => later(whole_seconds(now), keep_abandoned(&self.cluster_id)),
+            None => later(whole_seconds(now), KEEP_UNASKED),
         };
         self.kept_until.is_none_or(|kept| end.duration_since(kept) >= RENEW_EVERY).then_some(end)
     }
@@ -264,6 +264,12 @@ impl Member {
 /// The time as stored, in whole seconds.
 pub fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// A later time, at most the last of the calendar: the clock of a machine may be set to any time.
+pub fn later(time: Timestamp, by: impl Into<TimestampArithmetic>) -> Timestamp {
+    // Only units that no duration has are refused.
+    time.saturating_add(by).unwrap_or(time)
 }
 
 impl Claim {
@@ -347,7 +353,7 @@ impl Claim {
     fn record(&self, generation: u64) -> Record {
         let now = whole_seconds(self.now);
         let (id, lease_expires_at) =
-            (self.cluster_id.as_str(), self.lease.map(|lease| now + lease));
+            (self.cluster_id.as_str(), self.lease.map(|lease| later(now, lease)));
         Record {
             cluster_id: id.to_owned(),
             initial_node: self.node.as_str().to_owned(),
@@ -356,7 +362,8 @@ impl Claim {
             claimed_at: Some(now),
             lease_expires_at,
             kept_until: Some(
-                lease_expires_at.map_or(now + KEEP_UNASKED, |end| end + keep_abandoned(id)),
+                lease_expires_at
+                    .map_or(later(now, KEEP_UNASKED), |end| later(end, keep_abandoned(id))),
             ),
             secret: self.secret.clone(),
             ..Record::default()
@@ -384,7 +391,7 @@ impl Ready {
             check_server(self.node_uuid.as_ref(), &record)?;
             record.state = State::Ready;
             record.lease_expires_at = None;
-            record.kept_until = Some(whole_seconds(self.now) + KEEP_UNASKED);
+            record.kept_until = Some(later(whole_seconds(self.now), KEEP_UNASKED));
             record.initial_node_uuid = None;
             record.previous_initial_nodes = Vec::new();
             record.is_given_up = false;
@@ -424,7 +431,7 @@ impl Leave {
                     record.is_given_up = true;
                     let expired = whole_seconds(self.now) - CLOCK_SKEW - Duration::from_secs(1);
                     record.lease_expires_at = Some(expired);
-                    record.kept_until = Some(expired + keep_abandoned(&record.cluster_id));
+                    record.kept_until = Some(later(expired, keep_abandoned(&record.cluster_id)));
                 }
                 State::Ready => {
                     let mut others = record.members.keys().filter(|other| *other != node);

@@ -400,6 +400,20 @@ fn answers_contain_attestations() {
 }
 
 #[test]
+fn the_end_of_the_calendar_is_not_exceeded() {
+    let now = Timestamp::MAX;
+    for lease in [None, Some(60)] {
+        let claim = Claim { now, ..claim("a", lease, 0) };
+        let (_, record) = claim.on(None).unwrap();
+        assert_eq!(record.renewal(now), None, "{record:?}");
+        assert!(!record.is_lapsed(now) && !record.is_gone(now), "{record:?}");
+        let ready = Ready { now, ..ready("a", None, None) }.on(Some(record)).unwrap();
+        assert_eq!(ready.kept_until, Some(now));
+    }
+    assert_eq!(later(at(0), Duration::from_secs(1)), at(1));
+}
+
+#[test]
 fn claims_of_smoke_tests_are_hidden_and_kept_for_an_hour() {
     let smoke_test = |lease| Claim {
         cluster_id: ClusterId::new("cbbootstrap-smoke-1").unwrap(),

@@ -3,7 +3,7 @@
 use std::fmt::{Display, Formatter};
 
 use cbbootstrap_cli::text::escape_hidden;
-use cbbootstrap_protocol::rules::KEEP_GENERATION;
+use cbbootstrap_protocol::rules::{KEEP_GENERATION, later};
 use jiff::Timestamp;
 
 use super::{Cluster, Entry, ForgetResult, MemberReport, ShowResult};
@@ -58,7 +58,7 @@ impl Display for Cluster {
         let uuid = record.cluster_uuid.as_deref().map(escape_hidden);
         let deleted = record.kept_until.map_or_else(String::new, |end| {
             let renewed = if record.is_gone(self.now) { "" } else { ", unless requests renew it" };
-            format!("after {}{renewed}", end + KEEP_GENERATION)
+            format!("after {}{renewed}", later(end, KEEP_GENERATION))
         });
         let secret = if record.secret.is_some() { "required" } else { "none" };
         let fields = [
