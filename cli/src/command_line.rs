@@ -10,7 +10,7 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
-    process,
+    io, process,
 };
 
 use clap::{
@@ -59,8 +59,11 @@ pub fn read<P: CommandFactory + FromArgMatches>(
             if wrong.use_stderr() {
                 Console::from_arguments().refusal(&wrong);
             }
-            let _ = wrong.print();
-            let exit = if wrong.use_stderr() { Exit::Usage } else { Exit::Done };
+            let exit = match wrong.print() {
+                _ if wrong.use_stderr() => Exit::Usage,
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Failed,
+                _ => Exit::Done,
+            };
             process::exit(exit.status().into())
         }
         Err(error) => error,

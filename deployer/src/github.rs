@@ -21,18 +21,19 @@ use crate::printer::Printer;
 /// The most bytes of a text in a summary: a workflow may post the summary as a comment, which has at most 65,536 characters.
 const MOST_BYTES: usize = 60_000;
 
-/// Prints a command's result, and gives it to GitHub Actions where that runs the command.
+/// Prints a command's result, and gives it to GitHub Actions where that runs the command. A caller with a verdict reports that first: the
+/// reader needs it more than the error of a stdout that cannot be written.
 pub fn publish<R: Display + Serialize>(
     printer: &Printer,
     command: &str,
     outcome: &str,
     result: &R,
 ) -> anyhow::Result<()> {
-    printer.result(result)?;
+    let written = printer.result(result);
     let mut outputs = Vec::new();
     add_outputs("", &printer.json(result)?, &mut outputs);
     write(printer, &outputs, &summary(command, outcome, &result.to_string()));
-    Ok(())
+    written
 }
 
 /// Writes outputs and summary where the variables name files. A failed write is only a warning: the command itself has succeeded.

@@ -83,9 +83,9 @@ pub async fn run(args: DeployArgs, printer: &Printer, signals: &mut Signals) -> 
     let deployed = deployed.inspect_err(|error| {
         github::write_failure(printer, "deploy", &target.place.stack_name, error);
     })?;
-    publish(printer, "deploy", deployed.outcome(), &deployed)?;
-    let verdict = deployed.smoke.as_ref().map(smoke::Report::verdict);
-    Ok(verdict.unwrap_or(Ok(()))?)
+    let written = publish(printer, "deploy", deployed.outcome(), &deployed);
+    deployed.smoke.as_ref().map_or(Ok(()), smoke::Report::verdict)?;
+    written
 }
 
 async fn deploy(

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Display};
 
+use anyhow::Error;
 use serde::Serialize;
 
 use super::{
@@ -40,8 +41,11 @@ pub async fn run(
     printer: &Printer,
     signals: &mut Signals,
 ) -> anyhow::Result<Exit> {
-    let Deployment { serving, smoke, .. } = signals.or_stopped(start(&args, printer)).await?;
+    let deployment = signals.or_stopped(start(&args, printer)).await?;
+    let written = printer.result(&deployment);
+    let Deployment { serving, smoke, .. } = deployment;
     let verdict = smoke.as_ref().map_or(Ok(()), smoke::Report::verdict);
+    let verdict = verdict.map_err(Error::from).and(written);
     if verdict.is_ok() && !args.local.exit {
         serving.run(signals).await;
     } else {
@@ -64,7 +68,5 @@ async fn start(args: &DeployArgs, printer: &Printer) -> anyhow::Result<Deploymen
             Some(run_smoke(&network, endpoint, None, false, &data.store, printer).await?)
         }
     };
-    let deployment = Deployment { serving, smoke, seconds: printer.seconds() };
-    printer.result(&deployment)?;
-    Ok(deployment)
+    Ok(Deployment { serving, smoke, seconds: printer.seconds() })
 }

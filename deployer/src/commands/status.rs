@@ -68,8 +68,9 @@ pub async fn run(args: StatusArgs, printer: &Printer) -> anyhow::Result<()> {
     let aws = Aws::connect(&args.stack.access).await?;
     let (status, verdict) =
         introduce(&aws, &args.stack, printer, find(&aws, &args, printer)).await?;
-    printer.result(&status)?;
-    Ok(verdict?)
+    let written = printer.result(&status);
+    verdict?;
+    written
 }
 
 /// The status, and the error of the change that was waited for.

@@ -391,6 +391,25 @@ fn full_disk_is_named() {
 }
 
 #[test]
+fn a_failed_verdict_is_more_important_than_a_full_disk() {
+    let user =
+        User::default().with("AWS_REGION", "us-east-1").with("AWS_EC2_METADATA_DISABLED", "true");
+    for (args, status, error) in [
+        (&["smoke", "http://127.0.0.1:1"][..], 3, "the smoke test of http://127.0.0.1:1 failed"),
+        (&["doctor"], 1, "failed"),
+        (&["deploy", "--local", "--exit", "--port", "0"], 1, "cannot write the result to stdout"),
+        (&["--version"], 1, ""),
+        (&["list", "--help"], 1, ""),
+    ] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let ended = Ended::of(user.command(args).stdout(full)).ended_with(status);
+        assert!(ended.stderr.contains(error), "{args:?}: {ended}");
+        let is_verdict = args[0] == "smoke" || args[0] == "doctor";
+        assert!(!is_verdict || !ended.stderr.contains("to stdout"), "{args:?}: {ended}");
+    }
+}
+
+#[test]
 fn completions_end_quietly_when_the_reader_closes_the_pipe() {
     let user = User::default();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
