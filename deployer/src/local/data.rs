@@ -97,7 +97,7 @@ fn opened(
     open(&path).map_err(|error| {
         let hint = match &error {
             store::Error::Failed(_) => "stop the server, and move the files away to start without clusters; `--data` names another directory",
-            _ => "try again after that, or check that you can write the file",
+            _ => "check that you can write the file, and that no other program locks it and the disk is not full",
         };
         let path = path.display();
         Failure::new(format!("cannot read the clusters in `{path}`: {error}")).hint(hint).into()
@@ -119,7 +119,7 @@ fn private(path: &Path) -> Result<File, Failure> {
 
 /// Does not advise another directory first: the database in it would be empty, and second clusters would begin.
 fn unusable(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(format!("cannot store the clusters in `{}`: {error}", path.display())).hint(
+    Failure::new(format!("cannot use the clusters in `{}`: {error}", path.display())).hint(
         "the server's user must own the directory and its files; `--data` names another directory",
     )
 }
@@ -135,5 +135,21 @@ mod tests {
         fs::create_dir(&path).unwrap();
         let error = Data::open(directory.path()).unwrap_err().to_string();
         assert!(error.contains(&format!("`{}`", path.display())), "{error}");
+    }
+
+    #[test]
+    fn hints_are_about_the_error() {
+        let hint = |open| {
+            let error = opened(Path::new("/nowhere"), open).unwrap_err();
+            Failure::find_in(&error).unwrap().hint.clone().unwrap()
+        };
+        let full = hint(|_| Err(store::Error::Unavailable("database or disk is full".into())));
+        assert!(full.contains("the disk is not full"), "{full}");
+        let damaged = hint(|_| Err(store::Error::Failed("file is not a database".into())));
+        assert!(damaged.contains("move the files away"), "{damaged}");
+
+        // An operator's command only reads.
+        let error = open(Path::new("/dev/null")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot use the clusters in `/dev/null`"), "{error}");
     }
 }
