@@ -163,6 +163,16 @@ impl Access {
         }
         let attempts = profiles.setting("AWS_MAX_ATTEMPTS", "max_attempts");
         let mode = profiles.setting("AWS_RETRY_MODE", "retry_mode");
+        for setting in [
+            profiles.setting("AWS_USE_FIPS_ENDPOINT", "use_fips_endpoint"),
+            profiles.setting("AWS_USE_DUALSTACK_ENDPOINT", "use_dualstack_endpoint"),
+        ] {
+            // The AWS CLI and the SDK take all else for `false`: nobody would learn that calls leave the FIPS endpoints.
+            let is_valid = |it: &Setting| it.value.to_ascii_lowercase().parse::<bool>().is_ok();
+            if let Some(setting) = setting.filter(|it| !is_valid(it)) {
+                return Err(invalid(&setting, "it must be `true` or `false`"));
+            }
+        }
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .http_client(http)
             .profile_files(profiles.files.clone())
@@ -250,9 +260,6 @@ fn retry_config(
     attempts: Option<&Setting>,
     mode: Option<&Setting>,
 ) -> Result<RetryConfig, Failure> {
-    let invalid = |setting: &Setting, rule: &str| {
-        Failure::usage(format!("{} cannot be `{}`", setting.source, setting.value)).hint(rule)
-    };
     let mut config = RetryConfig::standard().with_max_attempts(ATTEMPTS);
     if let Some(setting) = attempts {
         let number = setting.value.parse().ok().filter(|number| *number > 0);
@@ -268,6 +275,10 @@ fn retry_config(
         });
     }
     Ok(config)
+}
+
+fn invalid(setting: &Setting, rule: &str) -> Failure {
+    Failure::usage(format!("{} cannot be `{}`", setting.source, setting.value)).hint(rule)
 }
 
 #[cfg(test)]

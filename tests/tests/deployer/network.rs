@@ -179,7 +179,12 @@ fn retries_are_limited_by_variables_and_the_profile() {
     assert_eq!(connections(user().with("AWS_MAX_ATTEMPTS", "1")), 1);
     let profile = "[default]\nmax_attempts = 2\nretry_mode = legacy\n";
     assert_eq!(connections(with_file(user(), "AWS_CONFIG_FILE", profile)), 2);
-    for (name, value) in [("AWS_MAX_ATTEMPTS", "0"), ("AWS_RETRY_MODE", "never")] {
+    for (name, value) in [
+        ("AWS_MAX_ATTEMPTS", "0"),
+        ("AWS_RETRY_MODE", "never"),
+        ("AWS_USE_FIPS_ENDPOINT", "1"),
+        ("AWS_USE_DUALSTACK_ENDPOINT", "yes"),
+    ] {
         user().with(name, value).run(&STATUS).failed(2, &format!("`{name}` cannot be `{value}`"));
     }
 }
