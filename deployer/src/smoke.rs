@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::{
     failure::{Exit, Failure},
-    network::Network,
+    network::{self, Network},
     values::Auth,
 };
 pub use client::parse_endpoint;
@@ -71,6 +71,7 @@ impl Report {
             Auth::Iam if saw.starts_with("403, `") => {
                 "sign with credentials that allow `execute-api:Invoke` in the API's account, and for its region (`--profile`, `--region`)"
             }
+            _ if saw.contains(network::PROXY_REFUSES) => network::ALLOW_IN_PROXY,
             _ if saw.starts_with("no answer") => {
                 "check the URL, and that the API runs; `cbbootstrap status` prints a stack's endpoint"
             }

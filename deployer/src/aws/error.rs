@@ -16,11 +16,13 @@ use crate::{
     advice,
     causes::{causes, chain},
     failure::Failure,
-    network::Unreachable,
+    network::{Responder, Unreachable},
 };
 
 const SIGN_IN: &str = "sign in (`aws login`, `aws sso login`, `aws configure`), choose a profile with `--profile`, or set \
      `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`";
+
+const CHECK_NETWORK: &str = "check that the region and a custom endpoint exist, and that network and proxy allow the connection; `cbbootstrap doctor` shows them";
 
 /// AWS accepts a signature for five minutes, S3 for fifteen.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
@@ -98,7 +100,8 @@ where
         }
         // The answer to a HEAD request has no body with a reason.
         SdkError::ServiceError(refused)
-            if refused.raw().status().as_u16() == 400 && error.message().is_none() =>
+            if refused.raw().status().as_u16() == 400
+                && refused.raw().body().bytes().is_some_and(<[u8]>::is_empty) =>
         {
             Failure::new(
                 "AWS refused the request and gave no reason; most likely, the AWS credentials have expired",
@@ -106,15 +109,17 @@ where
             .hint(SIGN_IN)
             .about(what)
         }
-        SdkError::ServiceError(_) => {
-            refusal(error.code().unwrap_or_default(), error.message().unwrap_or_default())
-                .about(what)
+        SdkError::ServiceError(refused) => {
+            match (error.code().unwrap_or_default(), error.message().unwrap_or_default()) {
+                ("", "") => foreign(refused.raw()),
+                (code, message) => refusal(code, message),
+            }
+            .about(what)
         }
-        SdkError::DispatchFailure(_) | SdkError::TimeoutError(_) => {
-            // An attempt that takes too long does not know its host.
-            Failure::new(format!("{what}: there was no answer: {}", causes(error))).hint(
-                "check that the region and a custom endpoint exist, and that network and proxy allow the connection; `cbbootstrap doctor` shows them",
-            )
+        // An attempt that takes too long does not know its host.
+        SdkError::DispatchFailure(_) | SdkError::TimeoutError(_) | SdkError::ResponseError(_) => {
+            Failure::new(format!("{what}: there was no answer: {}", causes(error)))
+                .hint(CHECK_NETWORK)
         }
         _ => Failure::new(format!("{what}: {}", causes(error))),
     }
@@ -164,6 +169,15 @@ fn wrong_clock(offset: SignedDuration) -> Failure {
     )
 }
 
+/// An answer without an error of AWS, as of a proxy, a portal or another server.
+fn foreign(answer: &HttpResponse) -> Failure {
+    let server = answer.extension().map_or("AWS", |Responder(way)| way);
+    let kind = answer.headers().get("content-type").unwrap_or("empty");
+    let status = answer.status();
+    Failure::new(format!("{server} answered with status {status} and no error of AWS ({kind})"))
+        .hint(CHECK_NETWORK)
+}
+
 fn refusal(code: &str, message: &str) -> Failure {
     let reason = if message.is_empty() { code } else { message };
     match code {
@@ -187,7 +201,6 @@ fn refusal(code: &str, message: &str) -> Failure {
         "ValidationError" if reason.contains("is not authorized to perform") => {
             refusal("AccessDenied", message)
         }
-        "" if reason.is_empty() => Failure::new("AWS refused the request and gave no reason"),
         "" => Failure::new(reason),
         _ if message.is_empty() => Failure::new(code),
         _ => Failure::new(format!("{message} ({code})")),

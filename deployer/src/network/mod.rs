@@ -36,6 +36,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most that is read of an answer: those of the API are far shorter.
 const LONGEST_ANSWER: usize = 1 << 20;
 
+/// Instead of hyper's "tunnel error: unsuccessful". It does not tell the status.
+pub const PROXY_REFUSES: &str = "the proxy refuses the connection, with a status other than 407";
+pub const ALLOW_IN_PROXY: &str = "check that the proxy allows this host, and can resolve and reach it; `NO_PROXY` lists hosts to call directly";
+
 /// A file with certificates, and the setting that names it.
 #[derive(Clone, Copy, Debug)]
 pub struct Bundle<'a> {
@@ -185,7 +189,10 @@ impl HttpConnector for Connectors {
                 Ok(answer) if answer.status().as_u16() == 407 => {
                     Err(ConnectorError::user(unreachable.into()))
                 }
-                Ok(answer) => Ok(answer),
+                Ok(mut answer) => {
+                    answer.add_extension(Responder(unreachable.way()));
+                    Ok(answer)
+                }
                 Err(error) => Err(unreachable.explain(error)),
             }
         })
@@ -198,13 +205,14 @@ pub fn origin(url: &Uri) -> Option<String> {
     Some(format!("{}://{}{port}", url.scheme_str()?, url.host()?))
 }
 
+/// Where an answer comes from: its extension.
+#[derive(Clone, Debug)]
+pub struct Responder(pub String);
+
 /// A host that could not be reached, and by which way.
 #[derive(Debug, Error)]
 #[error(
-    "cannot reach `{origin}`{}{}{}",
-    .setting.as_ref().map(|setting| format!(" ({setting})")).unwrap_or_default(),
-    clause(" through the proxy ", .proxy.as_deref()),
-    clause(" with the certificates of ", .authorities.as_deref())
+    "cannot reach {}{}", self.way(), clause(" with the certificates of ", .authorities.as_deref())
 )]
 pub struct Unreachable {
     /// Scheme, host and port.
@@ -222,11 +230,21 @@ fn clause(before: &str, value: Option<&str>) -> String {
 }
 
 impl Unreachable {
+    fn way(&self) -> String {
+        let setting = self.setting.as_ref().map(|setting| format!(" ({setting})"));
+        let proxy = clause(" through the proxy ", self.proxy.as_deref());
+        format!("`{}`{}{proxy}", self.origin, setting.unwrap_or_default())
+    }
+
     /// The error of the same kind, on which retries depend, with the way to the host.
     fn explain(self, error: ConnectorError) -> ConnectorError {
         let (is_timeout, is_io, is_user) = (error.is_timeout(), error.is_io(), error.is_user());
         let (kind, connection) = (error.as_other(), error.connection_metadata().cloned());
-        let source = Box::new(Self { source: error.into_source(), ..self });
+        let mut source = error.into_source();
+        if causes(&*source).contains("tunnel error: unsuccessful") {
+            source = PROXY_REFUSES.into();
+        }
+        let source = Box::new(Self { source, ..self });
         let error = match (is_timeout, is_io, is_user) {
             (true, ..) => ConnectorError::timeout(source),
             (_, true, _) => ConnectorError::io(source),
@@ -240,13 +258,15 @@ impl Unreachable {
     }
 
     pub fn hint(&self) -> &'static str {
-        match (causes(self).contains("certificate:"), &self.authorities, &self.proxy) {
+        let causes = causes(self);
+        match (causes.contains("certificate:"), &self.authorities, &self.proxy) {
             (true, Some(_), _) => {
                 "add the authority that signed the server's or the inspecting proxy's certificate to that file"
             }
             (true, None, _) => {
                 "if your network inspects TLS, set `AWS_CA_BUNDLE` to a PEM file with its authority's certificate"
             }
+            _ if causes.contains(PROXY_REFUSES) => ALLOW_IN_PROXY,
             (_, _, Some(_)) => {
                 "check the proxy's URL, user and password; `NO_PROXY` lists hosts to call directly"
             }

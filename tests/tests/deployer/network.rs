@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{Read, Write},
     net::TcpListener,
     sync::{
         Arc,
@@ -151,6 +152,51 @@ fn the_smoke_test_uses_the_same_network() {
     assert!(!api.requests().is_empty());
 }
 
+/// A user of this endpoint who makes one attempt.
+fn of_endpoint(url: &str) -> User {
+    User::default()
+        .with("AWS_ENDPOINT_URL", url)
+        .with("AWS_MAX_ATTEMPTS", "1")
+        .with("AWS_REGION", "us-east-1")
+        .with("AWS_ACCESS_KEY_ID", "a")
+        .with("AWS_SECRET_ACCESS_KEY", "b")
+}
+
+#[test]
+fn answers_of_other_servers_are_named() {
+    for status in [200, 302, 400, 403, 404, 502] {
+        let portal = Stub::start(move |_| (status, "<html>please sign in</html>".to_owned()));
+        for command in ["list", "status"] {
+            let ended = of_endpoint(&portal.url).run(&[command]);
+            let expected = format!(
+                "`{}` (`AWS_ENDPOINT_URL`) answered with status {status} and no error of AWS (application/json)",
+                portal.url
+            );
+            ended.failed(1, &expected);
+            assert!(ended.stderr.contains("cbbootstrap doctor"), "{ended}");
+        }
+    }
+}
+
+#[test]
+fn a_proxy_that_refuses_a_host_is_named() {
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", proxy.local_addr().unwrap());
+    thread::spawn(move || {
+        for mut stream in proxy.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n");
+        }
+    });
+    let user = of_endpoint("").with("HTTPS_PROXY", &url);
+    for (args, status) in [(&["list"][..], 1), (&["smoke", "https://api.example"], 3)] {
+        let ended = user.run(args).ended_with(status);
+        for part in ["the proxy refuses the connection", "hint: check that the proxy allows this"] {
+            assert!(ended.stderr.contains(part), "{ended}");
+        }
+    }
+}
+
 #[test]
 fn retries_are_limited_by_variables_and_the_profile() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -163,13 +209,7 @@ fn retries_are_limited_by_variables_and_the_profile() {
             drop(stream);
         }
     });
-    let user = || {
-        User::default()
-            .with("AWS_ENDPOINT_URL", &url)
-            .with("AWS_REGION", "us-east-1")
-            .with("AWS_ACCESS_KEY_ID", "a")
-            .with("AWS_SECRET_ACCESS_KEY", "b")
-    };
+    let user = || of_endpoint(&url).without("AWS_MAX_ATTEMPTS");
     let connections = |user: User| {
         let before = count.load(Ordering::SeqCst);
         // It makes one call.
