@@ -69,6 +69,9 @@ impl From<ApiError> for Interrupt {
             (404, _) => {
                 (Exit::Failed, "`--api` must be the endpoint that `cbbootstrap status` prints")
             }
+            (421, _) => {
+                (Exit::Failed, "allow this name with `--allowed-host` of `cbbootstrap serve`")
+            }
             _ => (Exit::Failed, "`cbbootstrap-agent up --help` explains the options"),
         };
         Failure::new(format!("the API refused the request: {}", problem.detail))

@@ -22,6 +22,7 @@ use cbbootstrap_tests::{
     local::Local,
     process::{Guard, kill, peak_memory, wait_until},
     programs,
+    server::Stub,
 };
 use rcgen::{CertificateParams, KeyPair};
 use rusqlite::Connection;
@@ -275,6 +276,33 @@ fn certificates_are_replaced_while_it_serves() {
     write("key", "no key");
     user.run(&[&["serve", "--port", "0"], &tls[..]].concat()).failed(2, "no private key in PEM");
     user.run(&["serve", "--tls-cert", &cert]).failed(2, "required arguments");
+}
+
+#[test]
+fn ping_shows_a_refusal() {
+    let user = User::default();
+    let problem = json!({"status": 421, "title": "", "code": "host_not_allowed", "detail": "use `localhost`"});
+    for (status, body, error, hint) in [
+        (
+            421,
+            problem.to_string(),
+            "refuses requests: use `localhost` (host_not_allowed)",
+            "serve --help",
+        ),
+        (
+            403,
+            json!({"message": "Forbidden"}).to_string(),
+            "returned status 403",
+            "smoke URL --auth iam",
+        ),
+        (502, "<html>".to_owned(), "returned status 502", "no proxy answers"),
+        (200, "<html>".to_owned(), "is not an API of cbbootstrap", "without a path"),
+    ] {
+        let other = Stub::start(move |_| (status, body.clone()));
+        let ended = user.run(&["ping", &other.url]);
+        ended.failed(1, error);
+        assert!(ended.stderr.contains(hint), "{ended}");
+    }
 }
 
 #[test]
