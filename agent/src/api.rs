@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Context;
 use cbbootstrap_cli::{
+    certificates,
     failure::Failure,
     proxy::Proxy,
     signer::{API_GATEWAY, Signer},
@@ -253,10 +254,10 @@ impl Api {
         match http::read(&self.route, call.send(&body), http::MAX_BYTES) {
             Ok((status, text)) => Ok((status.as_u16(), text)),
             Err(CallError::Untrusted(why)) => {
-                let failure = Failure::new(why).hint(
+                let hint = certificates::advice(&why).unwrap_or(
                     "the system must trust the API's certificate; `SSL_CERT_FILE` can name another authority",
                 );
-                Err(ApiError::Failed(failure.into()))
+                Err(ApiError::Failed(Failure::new(why).hint(hint).into()))
             }
             Err(error) => Err(ApiError::temporary(error.to_string())),
         }

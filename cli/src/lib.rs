@@ -2,6 +2,7 @@
 //!
 //! - [`text`]: byte-order marks, line ends and hidden characters, and words for a shell
 //! - [`environment`]: environment variables
+//! - [`certificates`]: why a server's certificate is not accepted
 //! - [`color`]: colours on terminals
 //! - [`command_line`]: options from the command line, the environment and a file
 //! - [`completion`]: shells ask the program for candidates
@@ -16,6 +17,7 @@
 //! - [`suggestion`]: "did you mean"
 //! - [`values`]: values of options
 
+pub mod certificates;
 pub mod color;
 pub mod command_line;
 pub mod completion;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_cli::signer::Signer;
+use cbbootstrap_cli::{certificates, signer::Signer};
 use cbbootstrap_function::store::Store;
 use serde::Serialize;
 
@@ -71,6 +71,9 @@ impl Report {
             Auth::Iam if saw.starts_with("403, `") => {
                 "sign with credentials that allow `execute-api:Invoke` in the API's account, and for its region (`--profile`, `--region`)"
             }
+            _ if saw.contains("UnknownIssuer") => {
+                "if a private authority signed its certificate, `AWS_CA_BUNDLE` must name a PEM file with that one"
+            }
             _ if saw.contains(network::PROXY_REFUSES) => network::ALLOW_IN_PROXY,
             _ if saw.starts_with("no answer") => {
                 "check the URL, and that the API runs; `cbbootstrap status` prints a stack's endpoint"
@@ -80,6 +83,7 @@ impl Report {
             }
             _ => "if the request reached the function, see its log: `cbbootstrap logs`",
         };
+        let hint = certificates::advice(saw).unwrap_or(hint);
         Err(Failure::new(message).hint(hint).exit(Exit::SmokeFailed))
     }
 

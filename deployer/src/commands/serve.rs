@@ -86,6 +86,9 @@ pub async fn start(
     }
     let tls = options.tls_cert.zip(options.tls_key);
     let tls = tls.map(|(certificate, key)| Tls::open(certificate, key)).transpose()?;
+    if let Some(warning) = tls.as_ref().and_then(Tls::warning) {
+        printer.message(warning);
+    }
     if tls.is_none() && !listen.host.is_loopback() {
         printer.message("Without `--tls-cert`, cluster tokens cross the network in clear text");
     }

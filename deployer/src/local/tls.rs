@@ -3,10 +3,13 @@
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use cbbootstrap_cli::certificates;
 use rustls::{
-    ServerConfig,
+    CertificateError, Error, RootCertStore, ServerConfig,
+    client::verify_server_cert_signed_by_trust_anchor,
     crypto::ring::default_provider,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
 };
 
 use crate::failure::Failure;
@@ -27,7 +30,8 @@ pub struct Tls {
 impl Tls {
     pub fn open(certificate: PathBuf, key: PathBuf) -> Result<Self, Failure> {
         let unusable = |reason: String| {
-            Failure::usage(format!("cannot use the TLS certificate: {reason}"))
+            let (certificate, key) = (certificate.display(), key.display());
+            Failure::usage(format!("cannot use the TLS certificate `{certificate}` with the key `{key}`: {reason}"))
                 .hint("`--tls-cert` and `--tls-key` take PEM files: the certificate with its chain, and its private key")
         };
         let read = |file: &PathBuf| {
@@ -37,6 +41,22 @@ impl Tls {
         let config = server_config(&pem.0, &pem.1).map_err(unusable)?;
         let current = Arc::new(ArcSwap::from_pointee(config));
         Ok(Self { certificate, key, pem, current })
+    }
+
+    /// Why clients will refuse the certificate, whatever authorities they trust.
+    pub fn warning(&self) -> Option<String> {
+        let certificate = CertificateDer::from_pem_slice(&self.pem.0).ok()?;
+        let certificate = ParsedCertificate::try_from(&certificate).ok()?;
+        let algorithms = default_provider().signature_verification_algorithms.all;
+        let (none, now) = (RootCertStore::empty(), UnixTime::now());
+        let verified =
+            verify_server_cert_signed_by_trust_anchor(&certificate, &none, &[], now, algorithms);
+        // Without authorities, this is the last check.
+        let last = Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let error = verified.err().filter(|error| *error != last)?.to_string();
+        let advice = certificates::advice(&error).unwrap_or("replace it");
+        let file = self.certificate.display();
+        Some(format!("warning: clients will refuse the certificate `{file}` ({error}): {advice}"))
     }
 
     /// Reads the files from time to time. The two are not replaced at the same moment, so files that do not match are read again.
@@ -56,6 +76,7 @@ impl Tls {
                     self.current.store(Arc::new(config));
                     self.pem = pem;
                     report("the TLS certificate was replaced".to_owned());
+                    self.warning().map(&report);
                 }
                 Err(reason) => {
                     report(format!(
@@ -75,12 +96,24 @@ fn server_config(certificate: &[u8], key: &[u8]) -> Result<ServerConfig, String>
     if chain.is_empty() {
         return Err("the certificate's file cannot be read, or has no certificate".to_owned());
     }
+    if String::from_utf8_lossy(key).contains("ENCRYPTED") {
+        return Err("the key is encrypted; `openssl pkey -in FILE` decrypts it".to_owned());
+    }
     let key = PrivateKeyDer::from_pem_slice(key)
         .map_err(|_| "the key's file cannot be read, or has no private key in PEM".to_owned())?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| match error {
+            Error::InconsistentKeys(_) => {
+                "the first certificate does not belong to the key".to_owned()
+            }
+            // The provider does not support the key. Its error has no type.
+            Error::General(_) => {
+                "the key must be RSA with 2048 to 4096 bits, P-256, P-384 or Ed25519".to_owned()
+            }
+            error => error.to_string(),
+        })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

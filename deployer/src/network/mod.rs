@@ -21,6 +21,7 @@ use aws_smithy_runtime_api::client::{
 use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
 use axum::http::{Request, Uri};
 use cbbootstrap_cli::{
+    certificates,
     environment::variable,
     proxy::{Proxies, Proxy},
 };
@@ -259,6 +260,9 @@ impl Unreachable {
 
     pub fn hint(&self) -> &'static str {
         let causes = causes(self);
+        if let Some(advice) = certificates::advice(&causes) {
+            return advice;
+        }
         match (causes.contains("certificate:"), &self.authorities, &self.proxy) {
             (true, Some(_), _) => {
                 "add the authority that signed the server's or the inspecting proxy's certificate to that file"

@@ -24,7 +24,7 @@ use cbbootstrap_tests::{
     programs,
     server::Stub,
 };
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use tempfile::tempdir;
@@ -276,6 +276,65 @@ fn certificates_are_replaced_while_it_serves() {
     write("key", "no key");
     user.run(&[&["serve", "--port", "0"], &tls[..]].concat()).failed(2, "no private key in PEM");
     user.run(&["serve", "--tls-cert", &cert]).failed(2, "required arguments");
+}
+
+#[test]
+fn certificates_that_clients_refuse_are_named_at_the_start() {
+    let directory = tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (cert, key) = (path("cert"), path("key"));
+    let tls = ["--tls-cert", &cert, "--tls-key", &key];
+    let key_pair = KeyPair::generate().unwrap();
+    fs::write(&key, key_pair.serialize_pem()).unwrap();
+    let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let [mut authority, mut expired, mut later] = [(); 3].map(|()| params.clone());
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    expired.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    later.not_before = rcgen::date_time_ymd(3000, 1, 1);
+    let other = CertificateParams::new(vec!["other.test".to_owned()]).unwrap();
+    for (params, is_known, advice) in [
+        (params, true, None),
+        (authority, true, Some("make one with `basicConstraints=CA:FALSE`")),
+        (expired, true, Some("renew the server's certificate")),
+        (later, true, Some("correct the clock")),
+        // The server does not know the names by which it is called.
+        (other, false, Some("use a name in the server's certificate")),
+    ] {
+        fs::write(&cert, params.self_signed(&key_pair).unwrap().pem()).unwrap();
+        let server = Local::serve(&directory.path().join("data"), &tls);
+        let endpoint = server.endpoint.replace("127.0.0.1", "localhost");
+        let user = User::default().with("SSL_CERT_FILE", &cert);
+        for (command, status) in
+            [(&["ping", &endpoint, "--ca-cert", &cert][..], 1), (&["smoke", &endpoint], 3)]
+        {
+            let ended = user.run(command).ended_with(advice.map_or(0, |_| status));
+            assert!(advice.is_none_or(|it| ended.stderr.contains(it)), "{ended}");
+        }
+        let warned = advice.filter(|_| is_known);
+        assert_eq!(
+            server.said().contains("clients will refuse"),
+            warned.is_some(),
+            "{}",
+            server.said()
+        );
+        assert!(warned.is_none_or(|it| server.said().contains(it)), "{}", server.said());
+    }
+
+    let encrypted =
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let unsupported = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    let other = KeyPair::generate().unwrap().serialize_pem();
+    for (text, error) in [
+        (encrypted, "the key is encrypted"),
+        (unsupported, "the key must be RSA"),
+        (&other, "the first certificate does not belong to the key"),
+    ] {
+        let error =
+            format!("cannot use the TLS certificate `{cert}` with the key `{key}`: {error}");
+        fs::write(&key, text).unwrap();
+        let user = User::default();
+        user.run(&[&["serve", "--port", "0"], &tls[..]].concat()).failed(2, &error);
+    }
 }
 
 #[test]
