@@ -61,6 +61,12 @@ impl Tls {
 
     /// Reads the files from time to time. The two are not replaced at the same moment, so files that do not match are read again.
     pub async fn reload(mut self, report: impl Fn(String)) {
+        // A pipe without a writer would block.
+        let is_special = |file: &&PathBuf| fs::metadata(file).is_ok_and(|file| !file.is_file());
+        if let Some(file) = [&self.certificate, &self.key].into_iter().find(is_special) {
+            let file = file.display();
+            return report(format!("`{file}` is not a regular file and is read only once"));
+        }
         let mut unusable = None;
         loop {
             tokio::time::sleep(RELOAD_EVERY).await;

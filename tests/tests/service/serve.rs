@@ -273,6 +273,15 @@ fn certificates_are_replaced_while_it_serves() {
     wait_until("it is taken", || server.said().contains("was replaced"));
     assert!(pings("second") && !pings("first"));
 
+    let pipe = path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let written = (pipe.clone(), second.1.clone());
+    thread::spawn(move || fs::write(written.0, written.1).unwrap());
+    let once = ["--tls-cert", &cert, "--tls-key", &pipe];
+    let once = Local::serve(&directory.path().join("other"), &once);
+    let said = format!("`{pipe}` is not a regular file and is read only once");
+    wait_until("the pipe is named", || once.said().contains(&said));
+
     write("key", "no key");
     user.run(&[&["serve", "--port", "0"], &tls[..]].concat()).failed(2, "no private key in PEM");
     user.run(&["serve", "--tls-cert", &cert]).failed(2, "required arguments");
