@@ -6,7 +6,7 @@ use cbbootstrap_cli::{
     command_line::Parsed,
     failure::Failure,
     files,
-    options_file::{Setting, check_keys, refuse_merge_keys},
+    options_file::{self, Setting, check_keys},
     text,
 };
 use clap::{Arg, Command};
@@ -34,9 +34,7 @@ pub fn options(cli: &Command, parsed: &Parsed) -> anyhow::Result<Vec<Setting>> {
 }
 
 fn parse(cli: &Command, called: &str, text: &str) -> Result<Vec<Setting>, Failure> {
-    let file: Value = serde_yaml::from_str(text)
-        .map_err(|error| Failure::usage(format!("invalid YAML: {error}")).hint(EXAMPLE))?;
-    refuse_merge_keys(&file)?;
+    let (file, written) = options_file::parse(text, EXAMPLE)?;
     let settings = match file {
         Value::Mapping(settings) => settings,
         Value::Null => Mapping::new(),
@@ -52,7 +50,7 @@ fn parse(cli: &Command, called: &str, text: &str) -> Result<Vec<Setting>, Failur
     let settings =
         options_of(command).filter_map(|arg| Some((arg, settings.get(arg.get_id().as_str())?)));
     let option = |(arg, value): (&Arg, &Value)| {
-        Setting::new(arg, value).map_err(|rule| {
+        Setting::new(arg, value, &written[arg.get_id().as_str()]).map_err(|rule| {
             Failure::usage(format!("`{}` {rule}", arg.get_id()))
                 .hint(format!("`cbbootstrap-agent {called} --help` describes it"))
         })

@@ -1,11 +1,16 @@
 //! Options that a YAML file sets: each becomes arguments, which clap validates like typed ones.
 
-use std::{error::Error as _, ffi::OsString};
+use std::{
+    error::Error as _,
+    ffi::OsString,
+    fmt::{self, Formatter},
+};
 
 use clap::{
     Arg, ArgAction, Command,
     error::{ContextKind, ContextValue, Error},
 };
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_yaml::{Mapping, Value};
 
 use crate::{failure::Failure, suggestion::did_you_mean};
@@ -23,11 +28,12 @@ pub struct Setting {
 
 impl Setting {
     /// The option that sets this key of a file to this value. The error continues a sentence whose subject is the key.
-    pub fn new(arg: &Arg, value: &Value) -> Result<Self, &'static str> {
+    pub fn new(arg: &Arg, value: &Value, written: &Value) -> Result<Self, &'static str> {
+        let arguments = arguments(arg, value, written)?;
         Ok(Self {
             id: arg.get_id().to_string(),
             source: String::new(),
-            arguments: arguments(arg, value)?.into_iter().map(OsString::from).collect(),
+            arguments: arguments.into_iter().map(OsString::from).collect(),
             adds: value.is_mapping(),
         })
     }
@@ -52,8 +58,65 @@ impl Setting {
     }
 }
 
+/// Reads a file: its values, and the same ones with each scalar as it is written, because the number `0x10` would be 16, and `1.10`
+/// would be 1.1. `example` is the hint of an error. Duplicate keys are errors.
+pub fn parse(text: &str, example: &str) -> Result<(Value, Value), Failure> {
+    let invalid = |error: serde_yaml::Error| {
+        let message = match error.location() {
+            // The message omits the first position.
+            Some(place) if place.index() == 0 => format!("{error} at line 1 column 1"),
+            _ => error.to_string(),
+        };
+        // The largest number has 64 bits.
+        let is_number = message.contains("128, expected any YAML value");
+        let hint = if is_number { "put the number in quotes" } else { example };
+        Failure::usage(format!("invalid YAML: {message}")).hint(hint)
+    };
+    let file: Value = serde_yaml::from_str(text).map_err(invalid)?;
+    refuse_merge_keys(&file)?;
+    if !file.is_mapping() {
+        return Ok((file, Value::Null));
+    }
+    let parser = serde_yaml::Deserializer::from_str(text);
+    let written = AsWritten(&file).deserialize(parser).map_err(invalid)?;
+    Ok((file, written))
+}
+
+/// Reads values of this structure with each scalar as it is written.
+struct AsWritten<'v>(&'v Value);
+
+impl<'de> DeserializeSeed<'de> for AsWritten<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<Value, D::Error> {
+        match self.0 {
+            // No option takes a list of lists.
+            Value::Sequence(_) => Vec::<String>::deserialize(parser).map(Value::from),
+            Value::Mapping(_) => parser.deserialize_map(self),
+            _ => String::deserialize(parser).map(Value::String),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for AsWritten<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut Formatter) -> fmt::Result {
+        f.write_str("the same YAML value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Value, A::Error> {
+        let mut written = Mapping::new();
+        for value in self.0.as_mapping().into_iter().flat_map(Mapping::values) {
+            let key = pairs.next_key::<String>()?.map(Value::from);
+            written.extend(key.zip(Some(pairs.next_value_seed(AsWritten(value))?)));
+        }
+        Ok(written.into())
+    }
+}
+
 /// Refuses YAML's merge keys (`<<: *NAME`), which would be read as keys of that name, wherever they are in a file.
-pub fn refuse_merge_keys(value: &Value) -> Result<(), Failure> {
+fn refuse_merge_keys(value: &Value) -> Result<(), Failure> {
     match value {
         Value::Sequence(values) => values.iter().try_for_each(refuse_merge_keys),
         Value::Mapping(mapping) if mapping.contains_key("<<") => Err(Failure::usage(
@@ -93,7 +156,7 @@ fn rule(error: &Error) -> String {
     }
 }
 
-fn arguments(arg: &Arg, value: &Value) -> Result<Vec<String>, &'static str> {
+fn arguments(arg: &Arg, value: &Value, written: &Value) -> Result<Vec<String>, &'static str> {
     let long = arg.get_long().unwrap_or_default();
     if matches!(arg.get_action(), ArgAction::SetTrue) {
         return match value {
@@ -106,29 +169,29 @@ fn arguments(arg: &Arg, value: &Value) -> Result<Vec<String>, &'static str> {
     let value_has = |part: char| {
         arg.get_value_names().unwrap_or_default().iter().any(|name| name.contains(part))
     };
-    let one = |value: &Value| match value {
-        Value::String(text) => Ok(format!("--{long}={text}")),
-        // `1.10` would be 1.1.
-        Value::Number(number) if !number.is_f64() => Ok(format!("--{long}={number}")),
-        Value::Bool(yes)
+    let one = |(value, written): (&Value, &Value)| match (value, written.as_str()) {
+        (Value::String(_) | Value::Number(_), Some(text)) => Ok(format!("--{long}={text}")),
+        (Value::Bool(yes), _)
             if arg.get_possible_values().iter().any(|value| value.matches("true", false)) =>
         {
             Ok(format!("--{long}={yes}"))
         }
-        Value::Number(_) | Value::Bool(_) => Err("must be a string: put it in quotes"),
-        Value::Null => Err("must have a value"),
+        (Value::Bool(_), _) => Err("must be a string: put it in quotes"),
+        (Value::Null, _) => Err("must have a value"),
         _ => Err("must be a single value"),
     };
-    match value {
-        Value::Sequence(values) if matches!(arg.get_action(), ArgAction::Append) => {
-            values.iter().map(one).collect()
+    match (value, written) {
+        (Value::Sequence(values), Value::Sequence(written))
+            if matches!(arg.get_action(), ArgAction::Append) =>
+        {
+            values.iter().zip(written).map(one).collect()
         }
-        Value::Sequence(values) if value_has(',') => {
+        (Value::Sequence(values), _) if value_has(',') => {
             let names = values.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
             let names = names.ok_or("must be a list of names")?;
             Ok(vec![format!("--{long}={}", names.join(","))])
         }
-        Value::Mapping(pairs) if value_has('=') => {
+        (_, Value::Mapping(pairs)) if value_has('=') => {
             let pair = |(key, value): (&Value, &Value)| {
                 let pair = key.as_str().zip(value.as_str());
                 let (key, value) = pair.ok_or("must map strings to strings")?;
@@ -136,6 +199,68 @@ fn arguments(arg: &Arg, value: &Value) -> Result<Vec<String>, &'static str> {
             };
             pairs.iter().map(pair).collect()
         }
-        value => one(value).map(|argument| vec![argument]),
+        pair => one(pair).map(|argument| vec![argument]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The value of the option that a file with this one value sets.
+    fn read(arg: &Arg, value: &str) -> Result<String, String> {
+        let (file, written) =
+            parse(&format!("option: {value}"), "").map_err(|failure| failure.hint.unwrap())?;
+        let setting = Setting::new(arg, &file["option"], &written["option"])?;
+        let values = setting.arguments.iter().map(|argument| argument.to_str().unwrap());
+        let values = values.map(|argument| argument.strip_prefix("--option=").unwrap());
+        Ok(values.collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn numbers_are_text_as_they_are_written() {
+        let one = Arg::new("option").long("option");
+        for text in [
+            "0x10",
+            "0o17",
+            "0b11",
+            "+5",
+            "-0x1",
+            "007",
+            "1_000",
+            "10",
+            "-3",
+            "1e3",
+            "1.10",
+            ".5",
+            "5.",
+            ".inf",
+            ".nan",
+            "2026-01-02",
+            "12:30:00",
+            "yes",
+            "0x",
+            "18446744073709551615",
+        ] {
+            assert_eq!(read(&one, text).as_deref(), Ok(text));
+            assert_eq!(read(&one, &format!("'{text}'")).as_deref(), Ok(text));
+        }
+        for (text, rule) in [
+            ("null", "must have a value"),
+            ("~", "must have a value"),
+            ("", "must have a value"),
+            ("true", "must be a string: put it in quotes"),
+            ("False", "must be a string: put it in quotes"),
+            ("[1]", "must be a single value"),
+            ("18446744073709551616", "put the number in quotes"),
+            ("-123456789012345678901234", "put the number in quotes"),
+        ] {
+            assert_eq!(read(&one, text).unwrap_err(), rule, "{text}");
+        }
+        let many = one.clone().action(ArgAction::Append);
+        assert_eq!(read(&many, "[0x10, a, &b 1.0, *b]").as_deref(), Ok("0x10 a 1.0 1.0"));
+        let pairs = many.value_name("NAME=VALUE");
+        let expected = "0x1=1.10 a=true b=~ c=0x1";
+        assert_eq!(read(&pairs, "{&k 0x1: 1.10, a: true, b: ~, c: *k}").as_deref(), Ok(expected));
     }
 }

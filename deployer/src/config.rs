@@ -9,13 +9,12 @@ use std::{
 
 use cbbootstrap_cli::{
     command_line::Parsed,
-    options_file::{Setting, check_keys, key_text, refuse_merge_keys},
+    options_file::{self, Setting, check_keys, key_text},
     suggestion::did_you_mean,
     text,
 };
 use cbbootstrap_function::table::DEFAULT_TABLE_NAME;
 use clap::{Args, Command, FromArgMatches, builder::Resettable};
-use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
 use crate::{
@@ -142,44 +141,25 @@ struct File {
     environments: BTreeMap<String, Vec<Setting>>,
 }
 
-/// The parts of the file whose values are text whatever they look like: `1.10` is not a number that was rounded to 1.1.
-#[derive(Deserialize)]
-struct Texts {
-    default_environment: Option<String>,
-    environments: BTreeMap<String, Option<Mappings>>,
-}
-
-#[derive(Default, Deserialize)]
-struct Mappings {
-    parameters: Option<BTreeMap<String, String>>,
-    tags: Option<BTreeMap<String, String>>,
-}
-
 impl File {
     fn parse(text: &str) -> Result<Self, Failure> {
-        // Duplicate keys are errors here.
-        let file: Value = serde_yaml::from_str(text).map_err(|error| unreadable(&error))?;
-        refuse_merge_keys(&file)?;
-        let (command, settings) = (environment_options(), environments(&file)?);
+        let (file, written) = options_file::parse(text, EXAMPLE)?;
+        let command = environment_options();
         let known = keys(&command);
-        for (name, environment) in &settings {
-            check_keys(environment, &known, &format!(" in environment `{name}`"))?;
-        }
-        let texts: Texts = serde_yaml::from_str(text).map_err(|error| unreadable(&error))?;
-        let mut mappings = texts.environments;
-        let mut environments = BTreeMap::new();
-        for (name, mut environment) in settings {
-            let mappings = mappings.remove(&name).flatten().unwrap_or_default();
-            for (key, texts) in [("parameters", mappings.parameters), ("tags", mappings.tags)] {
-                let texts = texts.into_iter().flatten();
-                let texts: Mapping = texts.map(|(key, text)| (key.into(), text.into())).collect();
-                environment.insert(key.into(), texts.into());
-            }
-            let options = read_environment(&command, &environment)
+        let mut options = BTreeMap::new();
+        for (name, environment) in environments(&file)? {
+            check_keys(&environment, &known, &format!(" in environment `{name}`"))?;
+            let written = &written["environments"][name.as_str()];
+            let read = read_environment(&command, &environment, written)
                 .map_err(|failure| failure.about(format_args!("environment `{name}`")))?;
-            environments.insert(name, options);
+            options.insert(name, read);
         }
-        let file = Self { default_environment: texts.default_environment, environments };
+        let default_environment = match (&file[FILE_KEYS[0]], &written[FILE_KEYS[0]]) {
+            (Value::Null, _) => None,
+            (_, Value::String(name)) => Some(name.clone()),
+            _ => return Err(Failure::new("`default_environment` must be a single value")),
+        };
+        let file = Self { default_environment, environments: options };
         if let Some(name) = &file.default_environment {
             file.has(name).map_err(|failure| failure.about("`default_environment`"))?;
         }
@@ -219,7 +199,11 @@ impl File {
 }
 
 /// The options that an environment sets, checked by the rules that they follow on the command line.
-fn read_environment(command: &Command, settings: &Mapping) -> Result<Vec<Setting>, Failure> {
+fn read_environment(
+    command: &Command,
+    settings: &Mapping,
+    written: &Value,
+) -> Result<Vec<Setting>, Failure> {
     let find = |id: &str| command.get_arguments().find(|arg| arg.get_id() == id);
     let mut options = Vec::new();
     for (key, value) in settings.iter().filter(|(_, value)| !value.is_null()) {
@@ -228,8 +212,10 @@ fn read_environment(command: &Command, settings: &Mapping) -> Result<Vec<Setting
             continue;
         };
         let is_empty = value.as_sequence().is_some_and(Vec::is_empty);
-        let none = (is_empty && key == "notification_arns").then(|| vec![NO_TOPICS].into());
-        let option = Setting::new(arg, none.as_ref().unwrap_or(value))
+        let none = (is_empty && key == "notification_arns").then(|| Value::from(NO_TOPICS));
+        let (value, written) =
+            (none.as_ref().unwrap_or(value), none.as_ref().unwrap_or(&written[key]));
+        let option = Setting::new(arg, value, written)
             .map_err(|rule| Failure::new(format!("`{key}` {rule}")).hint(EXAMPLE))?;
         option.check(command, key)?;
         options.push(option);
@@ -276,15 +262,6 @@ fn mapping<'v>(value: &'v Value, what: &str) -> Result<Option<&'v Mapping>, Fail
         Value::Mapping(mapping) => Ok(Some(mapping)),
         _ => Err(Failure::new(format!("{what} must contain `key: value` pairs")).hint(EXPECTED)),
     }
-}
-
-fn unreadable(error: &serde_yaml::Error) -> Failure {
-    let message = match error.location() {
-        // The message omits the first position.
-        Some(place) if place.index() == 0 => format!("{error} at line 1 column 1"),
-        _ => error.to_string(),
-    };
-    Failure::new(message).hint(EXAMPLE)
 }
 
 #[cfg(test)]

@@ -46,12 +46,12 @@ environments:
         "--auth=iam",
         "--require-secret=false",
         "--require-lease=true",
-        "--parameter=LogLevel=debug",
         "--parameter=MemorySize=512",
-        "--tag=number=0123",
-        "--tag=paid=true",
+        "--parameter=LogLevel=debug",
         "--tag=team=data",
         "--tag=version=1.10",
+        "--tag=paid=true",
+        "--tag=number=0123",
         "--role-arn=arn:aws:iam::123456789012:role/r",
         "--permissions-boundary=arn:aws:iam::123456789012:policy/p",
         "--notification-arn=arn:aws:sns:eu-central-1:123456789012:t",
@@ -69,6 +69,25 @@ environments:
     for key in keys(&environment_options()) {
         assert!(text.contains(&format!("    {key}: ")), "{key}");
     }
+}
+
+#[test]
+fn numbers_are_names_as_they_are_written() {
+    let text = "default_environment: 1e3
+environments:
+  1e3: {stack_name: &s cb, table_name: 0x1F1, profile: 0x10, bucket: 0123.10, tags: {1.0: .5, b: *s}, protect: True}";
+    let expected = [
+        "--stack-name=cb",
+        "--table-name=0x1F1",
+        "--fallback-profile=0x10",
+        "--bucket=0123.10",
+        "--tag=1.0=.5",
+        "--tag=b=cb",
+        "--protect=true",
+    ];
+    let quoted = text.replace("  1e3:", "  '1e3':");
+    assert_eq!(chosen(&quoted, None).unwrap(), expected);
+    assert_wrong(text, "key `1000.0` must be a string", "quotes");
 }
 
 #[test]
@@ -243,6 +262,11 @@ fn errors_name_what_is_wrong_with_the_file() {
             "environments.dev.tags: duplicate entry with key \"a\" at line 1",
             EXAMPLE,
         ),
+        (
+            "{default_environment: [dev], environments: {dev: }}",
+            "`default_environment` must be a single value",
+            "",
+        ),
         ("environments: {dev: }\n---\na: b", "more than one document", EXAMPLE),
         (
             "environments: {dev: &dev {protect: true}, prod: {<<: *dev, stack_name: s}}",
@@ -290,7 +314,7 @@ fn a_wrong_value_is_named_with_its_key_and_environment() {
         ),
         (
             "environments: {dev: {parameters: {MemorySize: [512]}}}",
-            "environments.dev.parameters.MemorySize: invalid type: sequence",
+            "environment `dev`: `parameters` must map strings to strings",
             EXAMPLE,
         ),
     ] {

@@ -424,7 +424,11 @@ fn errors_name_what_is_wrong_with_the_file() {
         ("[a, b]", "must contain `key: value` pairs", "cluster_id: NAME"),
         ("text", "must contain `key: value` pairs", "cluster_id: NAME"),
         ("insecure: 5", "`insecure` must be `true` or `false`", "--help"),
-        ("cluster_id: 1.10", "`cluster_id` must be a string", "--help"),
+        (
+            "cluster_id: 123456789012345678901234",
+            "invalid type: integer `123456789012345678901234`",
+            "put the number in quotes",
+        ),
         ("cluster_id: true", "`cluster_id` must be a string", "--help"),
         ("cluster_id:", "`cluster_id` must have a value", "--help"),
         ("node: [a, b]", "`node` must be a single value", "--help"),
@@ -438,6 +442,14 @@ fn errors_name_what_is_wrong_with_the_file() {
         let ended = Ended::of(&mut command);
         assert_fails(&ended, 2, error, hint);
         assert!(ended.stderr.contains(&format!("`{file}`")), "{ended}");
+    }
+    // A number is the name that the same characters are on the command line.
+    for id in ["0x10", "0o17", "+5", "1e3", "1.10", "007", "1_000", "2026-01-02", "yes"] {
+        let file = scene.file("agent.yaml", &format!("cluster_id: {id}"));
+        let mut discover = scene.command(0, &["discover", "--config", &file]);
+        discover.env_remove("CBBOOTSTRAP_CLUSTER_ID");
+        let typed = scene.run(0, &["discover", "--cluster-id", id]);
+        assert_eq!(Ended::of(&mut discover).stderr, typed.stderr, "{id}");
     }
     // What an option must hold holds for the file, too.
     let file = scene.file("agent.yaml", "memory_quota: 255");
