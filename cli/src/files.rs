@@ -1,9 +1,9 @@
 //! Whether others may read a secret or change a configuration file, and how to replace a file.
 
 use std::{
-    fs::{self, Permissions},
+    fs::{self, File},
     io::{self, ErrorKind, Write},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -62,25 +62,48 @@ pub fn check_trusted(path: &Path) -> Result<(), Failure> {
 /// Replaces a file in one step, so that nobody reads an incomplete one, or creates it.
 ///
 /// Follows links. Writes directly to what is not a regular file, such as a pipe, and to what an open file stands for, such as
-/// `/dev/stdout`: nothing may take its place.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// `/dev/fd/3`: nothing may take its place. `true` means that it is this process's stdout, where the file must stay alone.
+/// `option` names the file.
+pub fn replace(path: &Path, bytes: &[u8], option: &str) -> Result<bool, Failure> {
+    try_replace(path, bytes).map_err(|error| {
+        Failure::new(format!("cannot write `{}`: {error}", path.display()))
+            .hint(format!("choose another file with `{option}`"))
+    })
+}
+
+fn try_replace(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     let is_open_file = path.starts_with("/dev") || path.starts_with("/proc");
     let path = match fs::metadata(path) {
+        // Opened again, it would have another position, and the next output would overwrite these bytes.
+        Ok(file) if is_open_as(io::stdout(), &file) => {
+            let mut stdout = io::stdout();
+            return stdout.write_all(bytes).and_then(|()| stdout.flush()).map(|()| true);
+        }
+        Ok(file) if is_open_as(io::stderr(), &file) => {
+            return io::stderr().write_all(bytes).map(|()| false);
+        }
         Ok(file) if is_open_file || !file.is_file() => {
-            return fs::OpenOptions::new().append(true).open(path)?.write_all(bytes);
+            let mut file = File::options().append(true).open(path)?;
+            return file.write_all(bytes).map(|()| false);
         }
         Ok(_) => fs::canonicalize(path)?,
         Err(error) if error.kind() == ErrorKind::NotFound => follow_links(path),
         Err(error) => return Err(error),
     };
-    let mut builder = tempfile::Builder::new();
-    // By default only its owner can read a temporary file; the umask applies to this mode.
-    builder.permissions(Permissions::from_mode(0o666));
-    let mut file = builder.tempfile_in(directory(&path))?;
-    file.write_all(bytes)?;
+    // Errors of `tempfile`'s own functions contain the temporary file's path, and its files only their owner can read.
+    let create = |path: &Path| File::options().write(true).create_new(true).open(path);
+    let mut file = tempfile::Builder::new().make_in(directory(&path), create)?;
+    file.as_file_mut().write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
-    Ok(())
+    Ok(false)
+}
+
+/// Whether this stream of the process leads to the file.
+fn is_open_as(stream: impl AsFd, file: &fs::Metadata) -> bool {
+    let stream =
+        stream.as_fd().try_clone_to_owned().and_then(|stream| File::from(stream).metadata());
+    stream.is_ok_and(|stream| (stream.dev(), stream.ino()) == (file.dev(), file.ino()))
 }
 
 /// The missing file at a path, or at the end of the links that begin there.
@@ -119,7 +142,8 @@ fn is_trusted_owner(owner: u32, user: Option<u32>) -> bool {
 #[cfg(test)]
 mod tests {
     use std::{
-        os::unix::fs::{FileTypeExt, symlink},
+        fs::Permissions,
+        os::unix::fs::{FileTypeExt, PermissionsExt, symlink},
         process::Command,
         thread,
     };
@@ -188,7 +212,7 @@ mod tests {
         ] {
             let before = fs::metadata(path(file)).ok().map(|file| file.ino());
             let reader = fs::File::open(path(file));
-            replace(&path(name), name.as_bytes()).unwrap();
+            try_replace(&path(name), name.as_bytes()).unwrap();
             assert_eq!(fs::read_to_string(path(file)).unwrap(), name);
             let after = fs::symlink_metadata(path(file)).unwrap();
             assert!(after.is_file() && Some(after.ino()) != before, "{name}");
@@ -197,11 +221,12 @@ mod tests {
         }
         fs::set_permissions(path("file"), Permissions::from_mode(0o600)).unwrap();
         fs::File::create(path("plain")).unwrap();
-        replace(&path("file"), b"").unwrap();
+        try_replace(&path("file"), b"").unwrap();
         let mode = |name: &str| fs::metadata(path(name)).unwrap().mode();
         assert_eq!(mode("file"), mode("plain"));
         for name in ["loop", "lost", "nowhere/file", "current"] {
-            replace(&path(name), b"text").unwrap_err();
+            let error = try_replace(&path(name), b"text").unwrap_err();
+            assert!(error.raw_os_error().is_some(), "{error}");
         }
         let count = fs::read_dir(directory.path()).unwrap().count();
         assert_eq!(count, 7, "temporary files are left");
@@ -215,7 +240,7 @@ mod tests {
         fs::write(&path, "before ").unwrap();
         let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
         let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-        replace(Path::new(&name), b"now ").unwrap();
+        try_replace(Path::new(&name), b"now ").unwrap();
         file.write_all(b"after").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "before now after");
     }
@@ -231,11 +256,11 @@ mod tests {
                 let pipe = pipe.clone();
                 move || fs::read_to_string(pipe).unwrap()
             });
-            replace(path, b"text").unwrap();
+            try_replace(path, b"text").unwrap();
             assert_eq!(read.join().unwrap(), "text");
             assert!(fs::metadata(path).unwrap().file_type().is_fifo() && link.is_symlink());
         }
-        replace("/dev/null".as_ref(), b"text").unwrap();
+        try_replace("/dev/null".as_ref(), b"text").unwrap();
         assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
     }
 

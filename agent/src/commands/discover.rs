@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use cbbootstrap_cli::{
     failure::{Exit, Failure},
@@ -85,14 +84,14 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
         }
         Err(Interrupt::wait(why))
     })?;
-    if let Some(file) = &args.write_ca_cert {
-        files::replace(file, authorities.as_bytes())
-            .with_context(|| format!("cannot write `{}`", file.display()))?;
-    }
+    let is_on_stdout = match &args.write_ca_cert {
+        Some(file) => files::replace(file, authorities.as_bytes(), "--write-ca-cert")?,
+        None => false,
+    };
     // Without a secret, the edition is not known.
     let has_tls = api.keys.is_none() || nodes.iter().any(|node| authority(&record, node).is_some());
     let names: Vec<_> = nodes.iter().map(Node::as_str).collect();
-    printer.line(match args.format {
+    let result = match args.format {
         Format::Text => names.join("\n"),
         Format::Json => serde_json::to_string_pretty(&json!({
             "cluster_id": id.as_str(),
@@ -101,7 +100,12 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
             "connection_string": connection_string(&nodes, has_tls),
         }))?,
         Format::ConnectionString => connection_string(&nodes, has_tls),
-    })?;
+    };
+    if is_on_stdout {
+        printer.message(result);
+    } else {
+        printer.line(result)?;
+    }
     Ok(Exit::Done)
 }
 

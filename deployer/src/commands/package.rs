@@ -8,7 +8,6 @@ use serde::Serialize;
 use crate::{
     cli::PackageArgs,
     deployment,
-    failure::Failure,
     fields::serialize_path,
     package::{AGENT, ArtifactSource, FUNCTION},
     printer::Printer,
@@ -37,14 +36,16 @@ pub async fn run(args: PackageArgs, printer: &Printer) -> anyhow::Result<()> {
     let source = ArtifactSource::find(program, None, &args.build).await?;
     let artifact = deployment::build(source, printer).await?;
     let file = args.out.unwrap_or_else(|| program.file.into());
-    files::replace(&file, &artifact.bytes).map_err(|error| {
-        Failure::new(format!("cannot write `{}`: {error}", file.display()))
-            .hint("choose another file with `--out`")
-    })?;
-    printer.result(&PackageReport {
+    let is_on_stdout = files::replace(&file, &artifact.bytes, "--out")?;
+    let report = PackageReport {
         file,
         size: artifact.bytes.len(),
         sha256: artifact.sha256,
         arch: args.build.arch,
-    })
+    };
+    if is_on_stdout {
+        printer.message(report);
+        return Ok(());
+    }
+    printer.result(&report)
 }

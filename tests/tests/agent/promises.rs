@@ -1,6 +1,7 @@
 //! The guarantees, with real processes: never two clusters, and no password to an unverified host.
 
 use std::{
+    fs::File,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -538,13 +539,26 @@ fn dead_member_does_not_keep_the_authorities_of_the_others_from_discover() {
     assert!(discovered.stderr.contains("the file lacks the authority of members"), "{discovered}");
     let written = std::fs::read_to_string(&file).unwrap();
     assert_eq!(written.trim(), servers[0].certificate().authority.trim());
-    // A standard output that is a pipe stays one.
+    // On a standard output, which stays what it is, the file is alone.
     let stdout = directory.path().join("stdout");
     std::os::unix::fs::symlink("/proc/self/fd/1", &stdout).unwrap();
     let to_pipe = ["discover", "--write-ca-cert", stdout.to_str().unwrap()];
     let piped = agents.run(&servers[0], &to_pipe).ended_with(0);
-    assert!(piped.stdout.starts_with(&written) && piped.stdout.contains(&dead), "{piped}");
+    assert_eq!((&piped.stdout, piped.stderr.contains(&dead)), (&written, true), "{piped}");
+    let redirected = directory.path().join("redirected");
+    for file in [stdout.to_str().unwrap(), "/dev/stdout", "/dev/stderr"] {
+        let mut command = agents.command(&servers[0], &["discover", "--write-ca-cert", file]);
+        let both = File::create(&redirected).unwrap();
+        command.stdout(both.try_clone().unwrap()).stderr(both);
+        assert!(command.status().unwrap().success());
+        let text = std::fs::read_to_string(&redirected).unwrap();
+        assert!(text.contains(&written) && text.contains(&dead), "{file}: {text}");
+    }
     assert!(stdout.is_symlink());
+    let missing = agents.run(&servers[0], &["discover", "--write-ca-cert", "/nowhere/ca.pem"]);
+    missing.failed(1, "cannot write `/nowhere/ca.pem`: No such file or directory");
+    let hint = "(os error 2)\nhint: choose another file with `--write-ca-cert`";
+    assert!(missing.stderr.contains(hint), "{missing}");
     // Without any of them, there is nothing to write.
     servers[0].kill();
     agents.run(&servers[0], &discover).failed(1, "does not answer");

@@ -100,6 +100,11 @@ fn a_bundled_deployer_needs_no_other_tools() {
     std::os::unix::fs::symlink("linked.zip", &link).unwrap();
     alone(&user, &["package", "--out", link.to_str().unwrap()]).ended_with(0);
     assert!(link.is_symlink() && fs::read(&link).unwrap() == expected);
+    // On a standard output, it is alone.
+    let mut package = user.program(carrier(), &["package", "--out", "/dev/stdout"]);
+    let packaged = package.env("PATH", "/nowhere").stdout(fs::File::create(&out).unwrap()).output();
+    let report = String::from_utf8(packaged.unwrap().stderr).unwrap();
+    assert!(fs::read(&out).unwrap() == expected && report.contains("sha256"), "{report}");
 
     let aws = MiniStack::start();
     let deployed = alone(&aws.user(), &["deploy", "--yes", "--output", "json"]).document();
