@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_cli::failure::Failure;
+use cbbootstrap_cli::{failure::Failure, text};
 use cbbootstrap_protocol::names::Node;
 use gethostname::gethostname;
 
@@ -75,20 +75,23 @@ fn full_name(host: &str) -> Option<String> {
     if host.contains('.') {
         return Some(host.to_owned());
     }
-    full_name_in(&std::fs::read_to_string("/etc/hosts").ok()?, host)
+    full_name_in(&std::fs::read("/etc/hosts").ok()?, host)
 }
 
-/// The full name on the line of a host. Lines of loopback addresses are skipped: other nodes cannot use their names.
-fn full_name_in(hosts: &str, host: &str) -> Option<String> {
-    hosts.lines().find_map(|line| {
+/// The full name on the line of a host. Lines of loopback addresses are skipped: other nodes cannot use their names. As to resolvers,
+/// comments may have any encoding, and the case of names does not matter.
+fn full_name_in(hosts: &[u8], host: &str) -> Option<String> {
+    let hosts = String::from_utf8_lossy(hosts);
+    text::clean(&hosts).lines().find_map(|line| {
         let mut words = line.split('#').next()?.split_whitespace();
         let address: IpAddr = words.next()?.parse().ok()?;
         let names: Vec<_> = words.collect();
-        if address.is_loopback() || !names.contains(&host) {
+        if address.is_loopback() || !names.iter().any(|name| name.eq_ignore_ascii_case(host)) {
             return None;
         }
-        let is_full =
-            |name: &&str| name.strip_prefix(host).is_some_and(|rest| rest.starts_with('.'));
+        let is_full = |name: &&str| {
+            name.split_once('.').is_some_and(|(first, _)| first.eq_ignore_ascii_case(host))
+        };
         names.into_iter().find(is_full).map(str::to_owned)
     })
 }
@@ -101,6 +104,7 @@ mod tests {
     fn full_name_of_a_pod_comes_from_its_hosts_file() {
         let pod = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n\
                    10.244.1.7\tcb-0.cb.default.svc.cluster.local\tcb-0\n";
+        let full_name_in = |hosts: &str, host| full_name_in(hosts.as_bytes(), host);
         assert_eq!(full_name_in(pod, "cb-0").as_deref(), Some("cb-0.cb.default.svc.cluster.local"));
         for (hosts, host) in [
             (pod, "cb"),
@@ -111,5 +115,21 @@ mod tests {
         ] {
             assert_eq!(full_name_in(hosts, host), None, "{hosts:?}");
         }
+    }
+    #[test]
+    fn hosts_file_is_read_as_resolvers_read_it() {
+        for hosts in [
+            &b"# caf\xe9\n10.9.0.1 n1.example.com n1"[..],
+            b"10.9.0.1 n1.example.com n1 # caf\xe9",
+            b"10.9.0.2 caf\xe9\n10.9.0.1 n1.example.com caf\xe9 n1",
+            b"\xef\xbb\xbf10.9.0.1 n1.example.com n1\r\n",
+            b"10.9.0.1 n1.example.com N1",
+        ] {
+            let name = full_name_in(hosts, "n1");
+            assert_eq!(name.as_deref(), Some("n1.example.com"), "{}", hosts.escape_ascii());
+        }
+        let name = full_name_in(b"10.9.0.1 N1.Example.com n1", "n1");
+        assert_eq!(name.as_deref(), Some("N1.Example.com"));
+        assert_eq!(full_name_in(b"10.9.0.1 n\xff.example.com n\xff", "n"), None);
     }
 }

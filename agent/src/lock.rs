@@ -52,7 +52,9 @@ pub fn describe_holder(url: &str) -> String {
 
 /// Finds the process that holds a server's lock, as far as this user may see it. There is none on systems other than Linux.
 fn find_holder(server: &str) -> Option<u32> {
-    let sockets = fs::read_to_string("/proc/net/unix").ok()?;
+    // Names of other sockets may be any bytes.
+    let sockets = fs::read("/proc/net/unix").ok()?;
+    let sockets = String::from_utf8_lossy(&sockets);
     let name = format!(" @{}", socket_name(server));
     let inode = sockets.lines().find(|line| line.ends_with(&name))?.split_whitespace().nth(6)?;
     let socket = format!("socket:[{inode}]");

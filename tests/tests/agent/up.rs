@@ -4,6 +4,10 @@
 
 use std::{
     collections::BTreeSet,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener},
+    },
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -418,6 +422,10 @@ fn agents_with_different_urls_of_one_server_take_turns() {
     let (servers, agents) = scene(1);
     let node = &servers[0];
     http::claim(&agents.api, "demo", "10.0.0.9").unwrap();
+    // The list of sockets, in which the other agent is found, may hold any bytes.
+    let name = format!("cbbootstrap test {}", std::process::id()).into_bytes();
+    let address = SocketAddr::from_abstract_name([&name[..], b"\xff"].concat()).unwrap();
+    let _other = UnixListener::bind_addr(&address).unwrap();
     let waits = agents.start(node, &[]);
     process::wait_until("the agent has its server's lock", || !servers.requests().is_empty());
     let second = agents.up(node, &["--server", &node.tls_url(), "--timeout", "500ms"]);
