@@ -2,14 +2,11 @@
 
 pub mod autoscaling;
 
-use std::{
-    fs,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use aws_credential_types::Credentials;
-use cbbootstrap_cli::{environment::variable, failure::Failure, signer::check_keys};
+use cbbootstrap_cli::{environment::variable, failure::Failure, signer::check_keys, text};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
@@ -169,10 +166,9 @@ fn container_credentials() -> Result<Option<String>, NoCredentials> {
     };
     let mut request = client().get(&url);
     let token = match variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") {
-        Some(file) => Some(
-            fs::read_to_string(&file)
-                .with_context(|| format!("cannot read the container's token in `{file}`"))?,
-        ),
+        Some(file) => {
+            Some(text::read_text(file.as_ref()).context("there is no token for this container")?)
+        }
         None => variable("AWS_CONTAINER_AUTHORIZATION_TOKEN"),
     };
     if let Some(token) = token {

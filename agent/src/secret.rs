@@ -4,8 +4,7 @@
 use std::{
     env,
     fmt::{self, Debug, Display},
-    fs,
-    io::{self, Read},
+    io,
     path::Path,
 };
 
@@ -25,13 +24,12 @@ impl Secret {
         };
         let (from, read) = match file {
             Some(file) if file == Path::new("-") => {
-                let mut bytes = Vec::new();
-                let read = io::stdin().read_to_end(&mut bytes);
-                ("standard input".to_owned(), read.map(|_| bytes))
+                let read = files::read_from(io::stdin(), files::MAX_TEXT);
+                ("standard input".to_owned(), read)
             }
             Some(file) => {
                 files::check_private(file)?;
-                (format!("`{}`", file.display()), fs::read(file))
+                (format!("`{}`", file.display()), files::read(file))
             }
             None => match env::var_os(variable) {
                 Some(value) if !environment::is_blank(variable) => {

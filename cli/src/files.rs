@@ -1,8 +1,8 @@
-//! Whether others may read a secret or change a configuration file, and how to replace a file.
+//! Whether others may read a secret or change a configuration file, and how to read and replace a file.
 
 use std::{
     fs::{self, File},
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind, Read, Write},
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
@@ -15,6 +15,9 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// Everybody may read the file. Its group may, because Kubernetes gives files to a container that does not run as root in this way
 /// (`fsGroup`).
 const READABLE_BY_EVERYBODY: u32 = 0o004;
+
+/// The most bytes of options, a secret, or certificates.
+pub const MAX_TEXT: u64 = 1024 * 1024;
 
 /// Checks that other users can neither read nor change a file with a secret.
 ///
@@ -57,6 +60,21 @@ pub fn check_trusted(path: &Path) -> Result<(), Failure> {
             .hint(format!("it must belong to root or the current user: `chown root {shown}`")));
     }
     Ok(())
+}
+
+/// Reads a file of at most [`MAX_TEXT`] bytes.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_from(File::open(path)?, MAX_TEXT)
+}
+
+/// Reads at most this many bytes. A wrong path may lead to a disk's image, or to a device that has no end.
+pub fn read_from(from: impl Read, max_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if from.take(max_bytes + 1).read_to_end(&mut bytes)? as u64 > max_bytes {
+        let why = format!("it has more than {} MiB", max_bytes >> 20);
+        return Err(io::Error::new(ErrorKind::FileTooLarge, why));
+    }
+    Ok(bytes)
 }
 
 /// Replaces a file in one step, so that nobody reads an incomplete one, or creates it.
@@ -185,6 +203,27 @@ mod tests {
                     assert!(hint.unwrap().contains("`chmod "), "{refusal:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn files_are_read_up_to_a_limit() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let file = File::create(&path).unwrap();
+        for (size, is_read) in
+            [(0, true), (MAX_TEXT, true), (MAX_TEXT + 1, false), (1 << 40, false)]
+        {
+            file.set_len(size).unwrap();
+            match read(&path) {
+                Ok(bytes) => assert!(is_read && bytes.len() as u64 == size, "{size}"),
+                Err(error) => {
+                    assert!(!is_read && error.to_string().contains("more than 1 MiB"), "{error}");
+                }
+            }
+        }
+        for endless in ["/dev/zero", "/dev/urandom"] {
+            read(endless.as_ref()).unwrap_err();
         }
     }
 

@@ -1,9 +1,11 @@
 //! Text from files, variables and servers: byte-order marks, line ends and hidden characters, and words for a shell.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use cbbootstrap_protocol::names::is_hidden;
 use thiserror::Error;
+
+use crate::files;
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
@@ -49,7 +51,7 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String, NotText> {
 
 /// Reads a text file. CR LF becomes LF. The error names the file; its kind is [`io::ErrorKind::InvalidData`] if the file is not text.
 pub fn read_text(path: &Path) -> io::Result<String> {
-    let read = fs::read(path).and_then(|bytes| {
+    let read = files::read(path).and_then(|bytes| {
         decode(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     });
     read.map(|text| text.replace("\r\n", "\n")).map_err(|error| {
@@ -114,6 +116,8 @@ pub fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,11 +1,13 @@
 //! The artifact: an archive that holds an executable, and its SHA-256. The function's is a zip with `bootstrap`.
 
 use std::{
+    fs::File,
     io::{Cursor, Read, Write},
     path::Path,
 };
 
 use anyhow::Context;
+use cbbootstrap_cli::files;
 use sha2::{Digest, Sha256};
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
@@ -36,9 +38,12 @@ impl Artifact {
     }
 
     pub fn read(program: &'static Program, path: &Path, arch: Arch) -> anyhow::Result<Self> {
-        let bytes = std::fs::read(path).map_err(|error| {
-            Failure::new(format!("cannot read `{}`: {error}", path.display())).hint(program.hint)
-        })?;
+        let bytes = File::open(path)
+            .and_then(|file| files::read_from(file, MAX_UNPACKED))
+            .map_err(|error| {
+                Failure::new(format!("cannot read `{}`: {error}", path.display()))
+                    .hint(program.hint)
+            })?;
         let checked = Self::check(program, bytes, arch);
         Ok(checked.map_err(|failure| failure.about(format!("`{}`", path.display())))?)
     }
@@ -155,6 +160,9 @@ mod tests {
             let error = format!("{:#}", Artifact::read(&FUNCTION, &path, arch).unwrap_err());
             assert!(error.contains("bad.zip") && error.contains(reason), "{error}");
         }
+        File::create(&path).unwrap().set_len(MAX_UNPACKED + 1).unwrap();
+        let error = Artifact::read(&FUNCTION, &path, arch).unwrap_err().to_string();
+        assert!(error.contains("it has more than 250 MiB"), "{error}");
         let error =
             Artifact::read(&FUNCTION, Path::new("no/such.zip"), arch).unwrap_err().to_string();
         assert!(error.contains("cannot read `no/such.zip`"), "{error}");
