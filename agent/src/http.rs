@@ -8,7 +8,7 @@ use std::{
 };
 
 use cbbootstrap_cli::{
-    environment::variable,
+    environment::variable_os,
     failure::Failure,
     proxy::{Proxy, read_for_url},
 };
@@ -105,7 +105,7 @@ pub fn parse_certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, ureq:
 
 /// The environment's proxy for a URL that is neither on this host nor in the cluster.
 pub fn proxy(url: &str) -> Result<Option<Proxy>, Failure> {
-    url.parse().map_or(Ok(None), |url| read_for_url(&url, variable))
+    url.parse().map_or(Ok(None), |url| read_for_url(&url, variable_os))
 }
 
 /// A URL and the way to it, for errors.

@@ -8,9 +8,12 @@
 //! the user typed them, to find those options, and then with the others added, so that afterwards all are on the command line.
 
 use std::{
+    any::TypeId,
     env,
     ffi::{OsStr, OsString},
-    io, process,
+    io,
+    path::PathBuf,
+    process,
 };
 
 use clap::{
@@ -126,7 +129,7 @@ impl CommandLine {
         let called = self.called(&typed);
         let allowed = called.allowed();
         let is_allowed = |id: &str| allowed.iter().any(|allowed| allowed == id);
-        let mut settings = self.variables(&called, is_allowed);
+        let mut settings = self.variables(&called, is_allowed)?;
         let is_used = |option: &&Setting| {
             let is_set = is_on_command_line(called.matches, &option.id)
                 || settings.iter().any(|variable| variable.id == option.id);
@@ -168,7 +171,11 @@ impl CommandLine {
     }
 
     /// The variables for those options of a command that the user did not type.
-    fn variables(&self, called: &Called, is_allowed: impl Fn(&str) -> bool) -> Vec<Setting> {
+    fn variables(
+        &self,
+        called: &Called,
+        is_allowed: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Setting>, Error> {
         let given = called.command.get_arguments().filter_map(|arg| {
             let (name, id) = (arg.get_env()?, arg.get_id().as_str());
             if is_on_command_line(called.matches, id) || !is_allowed(id) {
@@ -176,12 +183,18 @@ impl CommandLine {
             }
             let mut argument = OsString::from(format!("--{}=", arg.get_long()?));
             argument.push((self.lookup)(name)?);
-            Some(Setting {
+            // clap's error would not name the variable.
+            let is_path = arg.get_value_parser().type_id() == TypeId::of::<PathBuf>();
+            if !is_path && argument.to_str().is_none() {
+                let why = format!("the value of `{}` is not UTF-8", name.display());
+                return Some(Err(self.command.clone().error(ErrorKind::InvalidUtf8, why)));
+            }
+            Some(Ok(Setting {
                 id: id.to_owned(),
                 source: format!("env: {}", name.to_string_lossy()),
                 arguments: vec![argument],
                 adds: false,
-            })
+            }))
         });
         given.collect()
     }
@@ -316,6 +329,8 @@ fn without_variables(command: Command, lookup: &impl Fn(&OsStr) -> Option<OsStri
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use clap::{builder::BoolishValueParser, value_parser};
 
     use super::*;
@@ -465,6 +480,25 @@ mod tests {
             let error = line(arguments, variables).parse().unwrap_err();
             let text = error.to_string();
             assert!(text.contains(part), "{part:?} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn only_paths_need_not_be_utf8() {
+        let path = Arg::new("file").long("file").env("FILE").value_parser(value_parser!(PathBuf));
+        let command = defined().mut_subcommand("run", |run| run.arg(path));
+        for (set, is_read) in
+            [("FILE", true), ("NAME", false), ("COUNT", false), ("ITEMS", false), ("FORCE", false)]
+        {
+            let lookup =
+                move |name: &OsStr| (name == set).then(|| OsString::from_vec(b"a\xff".into()));
+            match CommandLine::with(command.clone(), ["program", "run"], lookup).parse() {
+                Ok(_) => assert!(is_read, "{set}"),
+                Err(error) => {
+                    let part = format!("error: the value of `{set}` is not UTF-8\n");
+                    assert!(!is_read && error.to_string().starts_with(&part), "{error}");
+                }
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The proxy for a URL, by the variables that curl and the AWS CLI read.
 
 use std::{
+    ffi::{OsStr, OsString},
     fmt::{Display, Formatter},
     net::IpAddr,
 };
@@ -53,7 +54,7 @@ enum Hosts {
 
 impl Proxies {
     /// Fails if a variable is not the URL of an HTTP proxy.
-    pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
+    pub fn read(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, Failure> {
         Ok(Self {
             http: Proxy::read(HTTP_VARIABLES, &variable)?,
             https: Proxy::read(HTTPS_VARIABLES, &variable)?,
@@ -74,7 +75,7 @@ impl Proxies {
 /// The environment's proxy for one URL. Fails if the variable that names it is not the URL of an HTTP proxy.
 pub fn read_for_url(
     url: &Uri,
-    variable: impl Fn(&str) -> Option<String>,
+    variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Option<Proxy>, Failure> {
     if !may_use_proxy(url, &read_exceptions(&variable)) {
         return Ok(None);
@@ -95,27 +96,29 @@ fn may_use_proxy(url: &Uri, exceptions: &[Exception]) -> bool {
     !is_local(&host) && !exceptions.iter().any(|exception| exception.contains(&host, port))
 }
 
-fn read_exceptions(variable: impl Fn(&str) -> Option<String>) -> Vec<Exception> {
-    parse_exceptions(&EXCEPTION_VARIABLES.into_iter().find_map(variable).unwrap_or_default())
+fn read_exceptions(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Exception> {
+    let list = EXCEPTION_VARIABLES.into_iter().find_map(variable).unwrap_or_default();
+    parse_exceptions(&list.to_string_lossy())
 }
 
 impl Proxy {
     /// The proxy that the first of these variables names.
     fn read(
         names: [&'static str; 4],
-        variable: impl Fn(&str) -> Option<String>,
+        variable: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Option<Self>, Failure> {
         let set = names.into_iter().find_map(|name| Some((name, variable(name)?)));
         set.map(|(name, url)| Self::parse(name, &url)).transpose()
     }
 
-    fn parse(variable: &'static str, url: &str) -> Result<Self, Failure> {
+    fn parse(variable: &'static str, url: &OsStr) -> Result<Self, Failure> {
         // The message does not repeat the URL, as it may hold a password.
         let invalid = || {
             Failure::usage(format!("`{variable}` is not the URL of an HTTP proxy")).hint(
                 "supported are HTTP proxies at http://HOST:PORT or https://HOST:PORT, also with USER:PASSWORD@ before HOST; SOCKS proxies are not",
             )
         };
+        let url = url.to_str().ok_or_else(invalid)?;
         let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
         let scheme = scheme.to_ascii_lowercase();
         // The last `@`: passwords are not always encoded.
@@ -226,13 +229,15 @@ impl Exception {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     /// The proxy for a URL in this environment.
     fn choose(variables: &[(&str, &str)], url: &str) -> Result<Option<String>, Failure> {
         let variable = |name: &str| {
             let (_, value) = variables.iter().find(|(known, _)| *known == name)?;
-            Some((*value).to_owned())
+            Some(value.into())
         };
         let proxies = Proxies::read(variable)?;
         Ok(proxies.for_url(&url.parse().unwrap()).map(Proxy::url))
@@ -279,9 +284,9 @@ mod tests {
     #[test]
     fn an_invalid_proxy_matters_only_where_it_is_used() {
         let variable = |name: &str| match name {
-            "ALL_PROXY" => Some("socks5h://proxy:1080".to_owned()),
-            "HTTPS_PROXY" => Some("http://proxy:3128".to_owned()),
-            "NO_PROXY" => Some("api.internal".to_owned()),
+            "ALL_PROXY" => Some("socks5h://proxy:1080".into()),
+            "HTTPS_PROXY" => Some("http://proxy:3128".into()),
+            "NO_PROXY" => Some("api.internal".into()),
             _ => None,
         };
         let read = |url: &str| read_for_url(&url.parse().unwrap(), variable);
@@ -290,6 +295,26 @@ mod tests {
         }
         assert_eq!(read("https://a.example").unwrap().unwrap().url(), "http://proxy:3128");
         assert!(read("http://a.example").unwrap_err().to_string().contains("`ALL_PROXY`"));
+    }
+
+    #[test]
+    fn variables_that_are_not_utf8_are_not_ignored() {
+        let read = |set: &str, value: &[u8]| {
+            let variable = |name: &str| match name {
+                _ if name == set => Some(OsStr::from_bytes(value).to_owned()),
+                "ALL_PROXY" => Some("http://proxy:3128".into()),
+                _ => None,
+            };
+            let url = "https://a.example".parse().unwrap();
+            let one = read_for_url(&url, variable).map_err(|failure| failure.to_string());
+            let all = Proxies::read(variable).map(|proxies| proxies.for_url(&url).cloned());
+            assert_eq!(all.map_err(|failure| failure.to_string()), one);
+            one
+        };
+        let refused = read("HTTPS_PROXY", b"http://127.0.0.1:27700/\xff").unwrap_err();
+        assert_eq!(refused, "`HTTPS_PROXY` is not the URL of an HTTP proxy");
+        assert_eq!(read("NO_PROXY", b"\xff,a.example"), Ok(None));
+        assert!(read("NO_PROXY", b"\xff").unwrap().is_some());
     }
 
     #[test]
@@ -310,7 +335,7 @@ mod tests {
             assert!(text.contains("`HTTPS_PROXY`"), "{url}: {text}");
             assert!(!text.contains("geheim"), "{url}: {text}");
         }
-        let proxy = Proxy::parse("ALL_PROXY", "http://u:geheim@proxy:3128").unwrap();
+        let proxy = Proxy::parse("ALL_PROXY", "http://u:geheim@proxy:3128".as_ref()).unwrap();
         assert_eq!(format!("{proxy} {proxy:?}").matches("geheim").count(), 0);
         assert_eq!(proxy.to_string(), "`http://proxy:3128` (`ALL_PROXY`)");
     }

@@ -22,7 +22,7 @@ use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
 use axum::http::{Request, Uri};
 use cbbootstrap_cli::{
     certificates,
-    environment::variable,
+    environment::variable_os,
     proxy::{Proxies, Proxy},
 };
 use thiserror::Error;
@@ -70,7 +70,7 @@ struct Inner {
 impl Network {
     /// The proxies of the environment, and the authorities of the bundle or else of the system.
     pub fn new(bundle: Option<Bundle>, endpoint: Option<Endpoint>) -> Result<Self, Failure> {
-        Self::with(Proxies::read(variable)?, bundle, endpoint)
+        Self::with(Proxies::read(variable_os)?, bundle, endpoint)
     }
 
     /// Without proxies.
