@@ -1,13 +1,14 @@
 //! The HTTP client for Couchbase Servers, the API and AWS's metadata services: time limits, trust, and bounded answers.
 
 use std::{
-    fs, io,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket},
     path::Path,
     time::{Duration, Instant},
 };
 
 use cbbootstrap_cli::{
+    certificates,
     environment::variable_os,
     failure::Failure,
     proxy::{Proxy, read_for_url},
@@ -17,7 +18,7 @@ use ureq::{
     Agent, Body, Timeout,
     config::Config,
     http::{Response, StatusCode, Uri},
-    tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
+    tls::{Certificate, RootCerts, TlsConfig},
     unversioned::{
         resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver},
         transport::{DefaultConnector, NextTimeout},
@@ -73,20 +74,14 @@ pub enum Trust {
 impl Trust {
     /// Trusts the authorities in the file that `--ca-cert` names.
     pub fn from_file(file: &Path) -> Result<Self, Failure> {
-        let shown = file.display();
-        let pem = fs::read(file).map_err(|error| {
-            Failure::usage(format!("cannot read `{shown}`: {error}"))
-                .hint("`--ca-cert` names the file with the authority's certificate")
-        })?;
-        let why = match parse_certificates(&pem) {
-            Ok(certificates) if certificates.is_empty() => "contains no certificate".to_owned(),
-            Ok(certificates) => {
-                return Ok(Self::Authorities(RootCerts::new_with_certs(&certificates)));
-            }
-            Err(error) => format!("is not a PEM file: {error}"),
-        };
-        Err(Failure::usage(format!("`{shown}` {why}"))
-            .hint("pass the authority's certificate in PEM format"))
+        let hint = "`--ca-cert` names the PEM file with the authority's certificate";
+        let certificates =
+            certificates::read(file).map_err(|why| Failure::usage(why).hint(hint))?;
+        if certificates.is_empty() {
+            let why = format!("`{}` contains no certificate", file.display());
+            return Err(Failure::usage(why).hint(hint));
+        }
+        Ok(Self::Authorities(RootCerts::new_with_certs(&for_client(&certificates))))
     }
 
     pub fn from_authority(certificate: Certificate<'static>) -> Self {
@@ -94,13 +89,10 @@ impl Trust {
     }
 }
 
-/// The certificates in a PEM text. Keys in it are skipped.
-pub fn parse_certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, ureq::Error> {
-    let items = parse_pem(pem).filter_map(|item| match item {
-        Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
-        item => item.err().map(Err),
-    });
-    items.collect()
+/// The certificates in the form of the client's library.
+pub fn for_client(certificates: &[impl AsRef<[u8]>]) -> Vec<Certificate<'static>> {
+    let certificates = certificates.iter().map(AsRef::as_ref);
+    certificates.map(|der| Certificate::from_der(der).to_owned()).collect()
 }
 
 /// The environment's proxy for a URL that is neither on this host nor in the cluster.

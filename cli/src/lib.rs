@@ -2,13 +2,13 @@
 //!
 //! - [`text`]: byte-order marks, line ends and hidden characters, and words for a shell
 //! - [`environment`]: environment variables
-//! - [`certificates`]: why a server's certificate is not accepted
+//! - [`certificates`]: certificates in PEM files, and why a server's is not accepted
 //! - [`color`]: colours on terminals
 //! - [`command_line`]: options from the command line, the environment and a file
 //! - [`completion`]: shells ask the program for candidates
 //! - [`console`]: output to stdout and stderr
 //! - [`failure`]: exit statuses, and errors with hints
-//! - [`files`]: whether others may read a secret or change a configuration file, and how to replace a file
+//! - [`files`]: whether others may read a secret or change a configuration file, and how to read and replace a file
 //! - [`manuals`]: completion scripts and manual pages
 //! - [`options_file`]: options that a YAML file sets
 //! - [`proxy`]: the proxy for a URL

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cbbootstrap_cli::certificates;
 use cbbootstrap_protocol::names::{Node, Uuid};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -415,9 +416,8 @@ impl Server {
     /// credentials.
     pub fn authorities(&self) -> Result<Vec<Certificate<'static>>, CallError> {
         let answer: Vec<Authority> = self.get("/pools/default/trustedCAs")?;
-        let parsed =
-            answer.iter().map(|authority| http::parse_certificates(authority.pem.as_bytes()));
-        Ok(parsed.flatten().flatten().collect())
+        let parsed = answer.iter().map(|authority| certificates::parse(authority.pem.as_bytes()));
+        Ok(parsed.flatten().flat_map(|certificates| http::for_client(&certificates)).collect())
     }
 
     pub fn rebalance(&self) -> Result<Option<Rebalance>, CallError> {

@@ -3,14 +3,15 @@
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use cbbootstrap_cli::certificates;
+use cbbootstrap_cli::{certificates, files, text};
 use rustls::{
     CertificateError, Error, RootCertStore, ServerConfig,
     client::verify_server_cert_signed_by_trust_anchor,
     crypto::ring::default_provider,
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    pki_types::{PrivateKeyDer, UnixTime, pem::PemObject},
     server::ParsedCertificate,
 };
+use tokio::task::spawn_blocking;
 
 use crate::failure::Failure;
 
@@ -35,7 +36,7 @@ impl Tls {
                 .hint("`--tls-cert` and `--tls-key` take PEM files: the certificate with its chain, and its private key")
         };
         let read = |file: &PathBuf| {
-            fs::read(file).map_err(|error| unusable(format!("`{}`: {error}", file.display())))
+            files::read(file).map_err(|error| unusable(format!("`{}`: {error}", file.display())))
         };
         let pem = (read(&certificate)?, read(&key)?);
         let config = server_config(&pem.0, &pem.1).map_err(unusable)?;
@@ -45,8 +46,8 @@ impl Tls {
 
     /// Why clients will refuse the certificate, whatever authorities they trust.
     pub fn warning(&self) -> Option<String> {
-        let certificate = CertificateDer::from_pem_slice(&self.pem.0).ok()?;
-        let certificate = ParsedCertificate::try_from(&certificate).ok()?;
+        let chain = certificates::parse(&self.pem.0).ok()?;
+        let certificate = ParsedCertificate::try_from(chain.first()?).ok()?;
         let algorithms = default_provider().signature_verification_algorithms.all;
         let (none, now) = (RootCertStore::empty(), UnixTime::now());
         let verified =
@@ -70,10 +71,11 @@ impl Tls {
         let mut unusable = None;
         loop {
             tokio::time::sleep(RELOAD_EVERY).await;
-            let certificate = tokio::fs::read(&self.certificate).await;
-            let key = tokio::fs::read(&self.key).await;
+            let paths = [self.certificate.clone(), self.key.clone()];
             // A file that cannot be read counts as empty, and is reported once.
-            let pem = (certificate.unwrap_or_default(), key.unwrap_or_default());
+            let read = |path: PathBuf| files::read(&path).unwrap_or_default();
+            let pem =
+                spawn_blocking(move || <(_, _)>::from(paths.map(read))).await.unwrap_or_default();
             if pem == self.pem || unusable.as_ref() == Some(&pem) {
                 continue;
             }
@@ -96,16 +98,16 @@ impl Tls {
 }
 
 fn server_config(certificate: &[u8], key: &[u8]) -> Result<ServerConfig, String> {
-    let chain = CertificateDer::pem_slice_iter(certificate)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| format!("the certificate is not PEM: {error}"))?;
+    let chain =
+        certificates::parse(certificate).map_err(|why| format!("the certificate's file: {why}"))?;
     if chain.is_empty() {
         return Err("the certificate's file cannot be read, or has no certificate".to_owned());
     }
-    if String::from_utf8_lossy(key).contains("ENCRYPTED") {
+    let key = text::decode(key).unwrap_or_default();
+    if key.contains("ENCRYPTED") {
         return Err("the key is encrypted; `openssl pkey -in FILE` decrypts it".to_owned());
     }
-    let key = PrivateKeyDer::from_pem_slice(key)
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
         .map_err(|_| "the key's file cannot be read, or has no private key in PEM".to_owned())?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()

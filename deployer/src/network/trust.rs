@@ -4,11 +4,11 @@ use std::fmt::Write;
 
 use aws_smithy_http_client::tls::{TlsContext, TrustStore};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use cbbootstrap_cli::{environment::variable_os, text::read_text};
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
+use cbbootstrap_cli::{
+    certificates::{self, usable},
+    environment::variable_os,
 };
+use rustls::pki_types::CertificateDer;
 
 use super::Bundle;
 use crate::failure::Failure;
@@ -45,11 +45,10 @@ impl Trust {
         let certificates = if path.is_dir() {
             rustls_native_certs::load_certs_from_paths(None, Some(path)).certs
         } else {
-            let text = read_text(path).map_err(|error| {
-                Failure::usage(format!("{setting}: {error}"))
+            certificates::read(path).map_err(|why| {
+                Failure::usage(format!("{setting}: {why}"))
                     .hint("it must be a PEM file, or a directory of them")
-            })?;
-            CertificateDer::pem_slice_iter(text.as_bytes()).filter_map(Result::ok).collect()
+            })?
         };
         Self::of(certificates, source)
     }
@@ -67,13 +66,6 @@ impl Trust {
         let store = TrustStore::empty().with_pem_certificate(self.pem.as_bytes());
         TlsContext::builder().with_trust_store(store).build().unwrap_or_default()
     }
-}
-
-/// The certificates that rustls accepts as authorities.
-fn usable(certificates: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'static>> {
-    let is_usable =
-        |certificate: &CertificateDer| RootCertStore::empty().add(certificate.clone()).is_ok();
-    certificates.into_iter().filter(is_usable).collect()
 }
 
 fn encode(certificates: &[CertificateDer]) -> String {

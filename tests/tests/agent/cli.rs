@@ -145,10 +145,17 @@ fn wrong_usage_is_reported_before_anything_changes() {
     scene.assert_nothing_claimed();
 }
 
+/// In PEM, but not a certificate.
+const BROKEN: &str = "-----BEGIN CERTIFICATE-----\nbm90IGEgY2VydA==\n-----END CERTIFICATE-----\n";
+
 #[test]
 fn wrong_usage_gets_a_hint() {
     let scene = Scene::start(1);
     let pem = scene.file("empty.pem", "nothing");
+    let broken = scene.file("broken.pem", BROKEN);
+    let cut = scene.file("cut.pem", BROKEN.split_once("-----END").unwrap().0);
+    let large = scene.file("large", "");
+    fs::File::options().write(true).open(&large).unwrap().set_len(1 << 40).unwrap();
     let empty = scene.file("empty", "\n");
     let spaces = scene.file("spaces", "open sesame");
     let up = |options: &[&str]| scene.run(0, &[&["up"], options].concat());
@@ -190,6 +197,11 @@ fn wrong_usage_gets_a_hint() {
         (&["--secret-file", &spaces], "must have 16 to 512 bytes, and has 11", "openssl rand"),
         (&["--ca-cert", "nowhere"], "cannot read `nowhere`", "authority's certificate"),
         (&["--ca-cert", &pem], "contains no certificate", "PEM"),
+        (&["--ca-cert", &broken], "contains no certificate", "PEM"),
+        (&["--ca-cert", &cut], "its last block has no `-----END` line", "PEM"),
+        (&["--ca-cert", &large], "it has more than 1 MiB", "PEM"),
+        (&["--password-file", &large], "it has more than 1 MiB", "must exist"),
+        (&["--config", &large], "it has more than 1 MiB", "`cluster_id: NAME`"),
         (&["--config", "nowhere"], "cannot read `nowhere`", "`cluster_id: NAME`"),
         (
             &["--api", "http://192.0.2.10:8080"],

@@ -136,6 +136,8 @@ fn authorities_come_from_variables_and_the_profile() {
         let ended = user().with(variable, "/nowhere").run(&STATUS);
         assert!(ended.stderr.contains(variable), "{ended}");
     }
+    let cut = authority.pem() + authority.pem().split_once("-----END").unwrap().0;
+    with_file(user(), "AWS_CA_BUNDLE", &cut).run(&STATUS).failed(2, "it is cut off");
     let in_profile = with_file(user(), "AWS_CONFIG_FILE", "[default]\nca_bundle = ~/company.pem\n");
     fs::write(in_profile.home.path().join("company.pem"), authority.pem()).unwrap();
     in_profile.run(&STATUS).failed(1, none);

@@ -282,8 +282,19 @@ fn certificates_are_replaced_while_it_serves() {
     let said = format!("`{pipe}` is not a regular file and is read only once");
     wait_until("the pipe is named", || once.said().contains(&said));
 
+    // As Windows writes them.
+    write("cert", &format!("\u{feff}{}", first.0));
+    write("key", &format!("\u{feff}{}", first.1));
+    wait_until("marks are skipped", || pings("first"));
+    let serve = || user.run(&[&["serve", "--port", "0"], &tls[..]].concat());
+    write("cert", first.0.split_once("-----END").unwrap().0);
+    serve().failed(2, "its last block has no `-----END` line");
+    fs::File::create(&cert).unwrap().set_len(1 << 40).unwrap();
+    serve().failed(2, "it has more than 1 MiB");
+
+    write("cert", &first.0);
     write("key", "no key");
-    user.run(&[&["serve", "--port", "0"], &tls[..]].concat()).failed(2, "no private key in PEM");
+    serve().failed(2, "no private key in PEM");
     user.run(&["serve", "--tls-cert", &cert]).failed(2, "required arguments");
 }
 
