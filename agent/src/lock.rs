@@ -5,6 +5,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs},
 };
 
+use cbbootstrap_cli::failure::Failure;
+
 use crate::http::{self, is_own_address};
 
 /// The lock of a server, released when the agent ends in any way.
@@ -16,8 +18,11 @@ pub struct Lock {
 
 impl Lock {
     /// Acquires the lock of the server at this URL; `None` while another agent holds it.
-    pub fn acquire(url: &str) -> std::io::Result<Option<Self>> {
-        Self::bind(&server_name(url))
+    pub fn acquire(url: &str) -> Result<Option<Self>, Failure> {
+        Self::bind(&server_name(url)).map_err(|error| {
+            Failure::new(format!("cannot acquire the lock of the server at {url}: {error}"))
+                .hint("the lock is a Unix socket: check `ulimit -n`, and that the system or the container allows AF_UNIX")
+        })
     }
 
     /// The lock is a socket in Linux's abstract namespace: nothing stays behind, and its scope is that of the server's loopback

@@ -994,6 +994,24 @@ fn variables_choose_the_proxy_for_the_api() {
     assert_fails(&ended, 2, "`ALL_PROXY` is not the URL of an HTTP proxy", "SOCKS proxies are not");
 }
 
+#[test]
+fn errors_name_the_lock_and_the_signals() {
+    let (scene, user) = (Scene::start(1), User::default());
+    // The first four are taken by standard streams and the signals' pipe.
+    for (limit, part) in
+        [(4, "cannot wait for signals"), (5, "cannot acquire the lock of the server")]
+    {
+        let agent = scene.command(0, &["run", "--insecure"]);
+        let mut limited = user.program("/bin/sh".as_ref(), &["-c"]);
+        limited.arg(format!(r#"ulimit -n {limit}; exec timeout 2 "$0" "$@""#));
+        limited.arg(agent.get_program()).args(agent.get_args());
+        limited.envs(agent.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let ended = Ended::of(limited.env_remove("CBBOOTSTRAP_CA_CERT"));
+        let line = ended.stderr.lines().find(|line| line.contains("Too many open files"));
+        assert!(line.is_some_and(|line| line.contains(part)), "{limit} {ended}");
+    }
+}
+
 /// EC2's metadata service, version 2: without a token it refuses.
 fn instance(paths: &'static [(&'static str, &'static str)], credentials: String) -> Stub {
     Stub::start(move |request| {

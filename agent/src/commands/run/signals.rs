@@ -1,11 +1,12 @@
 //! Signals: SIGHUP reads the options again, SIGTERM and SIGINT end the agent.
 
 use std::{
-    io, process,
+    process,
     sync::mpsc::{self, Receiver},
     thread,
 };
 
+use anyhow::Context;
 use cbbootstrap_cli::console::Console;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
@@ -15,8 +16,9 @@ use signal_hook::{
 use super::systemd;
 
 /// Ends the process on SIGTERM and SIGINT, whatever it is doing: an agent can be killed at any time. Each SIGHUP is a message.
-pub(super) fn listen() -> io::Result<Receiver<()>> {
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+pub(super) fn listen() -> anyhow::Result<Receiver<()>> {
+    let signals = Signals::new([SIGHUP, SIGINT, SIGTERM]);
+    let mut signals = signals.context("cannot wait for signals")?;
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         for signal in signals.forever() {
