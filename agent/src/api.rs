@@ -9,7 +9,7 @@ use anyhow::Context;
 use cbbootstrap_cli::{
     certificates,
     failure::Failure,
-    proxy::Proxy,
+    proxy::{self, Proxy},
     signer::{API_GATEWAY, Signer},
 };
 use cbbootstrap_protocol::{
@@ -258,6 +258,9 @@ impl Api {
                     "the system must trust the API's certificate; `SSL_CERT_FILE` can name another authority",
                 );
                 Err(ApiError::Failed(Failure::new(why).hint(hint).into()))
+            }
+            Err(CallError::Unreachable(why)) if self.client.config().proxy().is_some() => {
+                Err(ApiError::Temporary(Failure::new(why).hint(proxy::ADVICE)))
             }
             Err(error) => Err(ApiError::temporary(error.to_string())),
         }

@@ -215,6 +215,12 @@ fn reason(error: &ureq::Error) -> String {
     let reason = match error {
         ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => "no connection in time",
         ureq::Error::Timeout(_) => "no response in time",
+        ureq::Error::ConnectProxyFailed(why) => match why.rsplit_once('/') {
+            Some((_, status)) => {
+                return format!("the proxy refuses the connection (status {status})");
+            }
+            None => "the proxy gives no answer",
+        },
         ureq::Error::HostNotFound => "its name cannot be resolved",
         ureq::Error::Io(error) => match error.kind() {
             io::ErrorKind::ConnectionRefused => "the connection is refused",

@@ -20,6 +20,10 @@ const EXCEPTION_VARIABLES: [&str; 2] = ["no_proxy", "NO_PROXY"];
 /// EC2's metadata service and the credentials of ECS and EKS are at link-local addresses, and at IPv6 addresses in this network.
 const EC2_NETWORK: &str = "fd00:ec2::/32";
 
+/// For the user whose proxy does not connect.
+pub const ADVICE: &str =
+    "check the proxy's URL, user and password; `NO_PROXY` lists hosts to call directly";
+
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
     /// `http` or `https`, host and port.

@@ -73,10 +73,12 @@ pub fn run(args: DiscoverArgs, printer: &Printer) -> anyhow::Result<Exit> {
                 format!("nobody has claimed the cluster `{}`", id.as_str()),
                 "check `--cluster-id`; `--wait` waits for the first node",
             ),
-            Err(ApiError::Temporary(why)) if !args.until_ready => {
+            Err(ApiError::Temporary(why)) if !args.until_ready && why.hint.is_none() => {
                 (why.to_string(), "check `--api`, and that the API runs")
             }
-            Err(ApiError::Unsigned(why)) if !args.until_ready => return Err(why.into()),
+            Err(ApiError::Temporary(why) | ApiError::Unsigned(why)) if !args.until_ready => {
+                return Err(why.into());
+            }
             Err(error) => return Err(error.into()),
         };
         if !args.until_ready {

@@ -23,7 +23,7 @@ use axum::http::{Request, Uri};
 use cbbootstrap_cli::{
     certificates,
     environment::variable_os,
-    proxy::{Proxies, Proxy},
+    proxy::{self, Proxies, Proxy},
 };
 use thiserror::Error;
 
@@ -271,9 +271,7 @@ impl Unreachable {
                 "if your network inspects TLS, set `AWS_CA_BUNDLE` to a PEM file with its authority's certificate"
             }
             _ if causes.contains(PROXY_REFUSES) => ALLOW_IN_PROXY,
-            (_, _, Some(_)) => {
-                "check the proxy's URL, user and password; `NO_PROXY` lists hosts to call directly"
-            }
+            (_, _, Some(_)) => proxy::ADVICE,
             _ => {
                 "check that the region exists, and that the network allows the connection; behind a proxy, set `HTTPS_PROXY`"
             }

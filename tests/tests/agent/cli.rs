@@ -990,6 +990,14 @@ fn variables_choose_the_proxy_for_the_api() {
     let (ended, _) = discover_by_proxy(&[api, ("HTTPS_PROXY", "http://u:geheim@127.0.0.1:1")]);
     ended.failed(1, "through the proxy `http://127.0.0.1:1` (`HTTPS_PROXY`) does not answer");
     assert!(!ended.stderr.contains("geheim"), "{ended}");
+    assert!(ended.stderr.contains("hint: check the proxy's URL, user and password"), "{ended}");
+    let strict = ForwardProxy::before("http://127.0.0.1:1", Some("user:password"));
+    let (ended, _) = discover_by_proxy(&[api, ("HTTPS_PROXY", &strict.url)]);
+    ended.failed(
+        1,
+        "(`HTTPS_PROXY`) does not answer: the proxy refuses the connection (status 407)",
+    );
+    assert!(ended.stderr.contains("hint: check the proxy's URL, user and password"), "{ended}");
     let (ended, _) = discover_by_proxy(&[api, ("ALL_PROXY", "socks5://127.0.0.1:1")]);
     assert_fails(&ended, 2, "`ALL_PROXY` is not the URL of an HTTP proxy", "SOCKS proxies are not");
 }
