@@ -260,7 +260,8 @@ impl Api {
                 Err(ApiError::Failed(Failure::new(why).hint(hint).into()))
             }
             Err(CallError::Unreachable(why)) if self.client.config().proxy().is_some() => {
-                Err(ApiError::Temporary(Failure::new(why).hint(proxy::ADVICE)))
+                let hint = proxy::advice(&why);
+                Err(ApiError::Temporary(Failure::new(why).hint(hint)))
             }
             Err(error) => Err(ApiError::temporary(error.to_string())),
         }

@@ -11,7 +11,7 @@ use cbbootstrap_cli::{
     certificates,
     environment::variable_os,
     failure::Failure,
-    proxy::{Proxy, read_for_url},
+    proxy::{Proxy, REFUSES, read_for_url},
 };
 use thiserror::Error;
 use ureq::{
@@ -217,7 +217,7 @@ fn reason(error: &ureq::Error) -> String {
         ureq::Error::Timeout(_) => "no response in time",
         ureq::Error::ConnectProxyFailed(why) => match why.rsplit_once('/') {
             Some((_, status)) => {
-                return format!("the proxy refuses the connection (status {status})");
+                return format!("{REFUSES} (status {status})");
             }
             None => "the proxy gives no answer",
         },

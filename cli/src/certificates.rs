@@ -19,16 +19,32 @@ pub fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     parsed.map_err(|why| format!("cannot read `{}`: {why}", path.display()))
 }
 
-/// The usable certificates in a text. Keys in it are skipped.
+/// The usable certificates in a text. Keys are skipped, and beside usable certificates also blocks that cannot be read.
 pub fn parse(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let text = text::decode(pem).map_err(|error| error.to_string())?;
-    let parsed = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>();
-    parsed.map(usable).map_err(|error| match error {
+    let (mut certificates, mut unreadable) = (Vec::new(), None);
+    for block in CertificateDer::pem_slice_iter(&text::unmarked(pem)) {
+        match block {
+            Ok(certificate) => certificates.push(certificate),
+            Err(error @ Error::MissingSectionEnd { .. }) => return Err(explain(error)),
+            Err(error) => unreadable = Some(error),
+        }
+    }
+    let usable = usable(certificates);
+    unreadable.filter(|_| usable.is_empty()).map_or(Ok(usable), |error| Err(explain(error)))
+}
+
+/// All certificates in a text, such as a server's chain.
+pub fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    CertificateDer::pem_slice_iter(&text::unmarked(pem)).collect::<Result<_, _>>().map_err(explain)
+}
+
+fn explain(error: Error) -> String {
+    match error {
         Error::MissingSectionEnd { .. } => {
             "it is cut off: its last block has no `-----END` line".to_owned()
         }
-        error => format!("it is not a PEM file: {error}"),
-    })
+        error => format!("it has a block that cannot be read: {error}"),
+    }
 }
 
 /// The certificates that rustls accepts as authorities.
@@ -80,6 +96,7 @@ CgYIKoZIzj0EAwIDSQAwRgIhAIiDH+xaBu7Uv4kjwVpu+7PQyW8NFeN0f0SmfEUo
             format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect()
         };
         let cut = CERTIFICATE.split_once("-----END").unwrap().0;
+        let unreadable = BROKEN.replace("bm90", "?");
         for (pem, expected) in [
             (Vec::new(), Ok(0)),
             (b"none".to_vec(), Ok(0)),
@@ -91,8 +108,10 @@ CgYIKoZIzj0EAwIDSQAwRgIhAIiDH+xaBu7Uv4kjwVpu+7PQyW8NFeN0f0SmfEUo
             (BROKEN.into(), Ok(0)),
             (cut.into(), Err("its last block has no `-----END` line")),
             (format!("{CERTIFICATE}{cut}").into(), Err("its last block has no `-----END` line")),
-            (BROKEN.replace("bm90", "?").into(), Err("it is not a PEM file")),
-            (b"\xff".to_vec(), Err("neither UTF-8 nor UTF-16")),
+            (unreadable.as_bytes().into(), Err("it has a block that cannot be read")),
+            ([&unreadable, CERTIFICATE].concat().into(), Ok(1)),
+            // As `openssl pkcs12` writes names.
+            ([b"friendlyName: Schl\xfcssel\n", CERTIFICATE.as_bytes()].concat(), Ok(1)),
         ] {
             let count = parse(&pem).map(|certificates| certificates.len());
             match (&count, expected) {

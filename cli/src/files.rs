@@ -16,8 +16,8 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// (`fsGroup`).
 const READABLE_BY_EVERYBODY: u32 = 0o004;
 
-/// The most bytes of options, a secret, or certificates.
-pub const MAX_TEXT: u64 = 1024 * 1024;
+/// The most bytes of options, a secret, certificates, or AWS's profiles.
+pub const MAX_TEXT: u64 = 16 * 1024 * 1024;
 
 /// Checks that other users can neither read nor change a file with a secret.
 ///
@@ -218,7 +218,7 @@ mod tests {
             match read(&path) {
                 Ok(bytes) => assert!(is_read && bytes.len() as u64 == size, "{size}"),
                 Err(error) => {
-                    assert!(!is_read && error.to_string().contains("more than 1 MiB"), "{error}");
+                    assert!(!is_read && error.to_string().contains("more than 16 MiB"), "{error}");
                 }
             }
         }

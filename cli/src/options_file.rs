@@ -10,7 +10,9 @@ use clap::{
     Arg, ArgAction, Command,
     error::{ContextKind, ContextValue, Error},
 };
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_yaml::{Mapping, Value};
 
 use crate::{failure::Failure, suggestion::did_you_mean};
@@ -90,9 +92,10 @@ impl<'de> DeserializeSeed<'de> for AsWritten<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<Value, D::Error> {
         match self.0 {
-            // No option takes a list of lists.
-            Value::Sequence(_) => Vec::<String>::deserialize(parser).map(Value::from),
+            Value::Sequence(_) => parser.deserialize_seq(self),
             Value::Mapping(_) => parser.deserialize_map(self),
+            // No option takes one.
+            Value::Tagged(_) => IgnoredAny::deserialize(parser).map(|_| Value::Null),
             _ => String::deserialize(parser).map(Value::String),
         }
     }
@@ -103,6 +106,14 @@ impl<'de> Visitor<'de> for AsWritten<'_> {
 
     fn expecting(&self, f: &mut Formatter) -> fmt::Result {
         f.write_str("the same YAML value")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
+        let mut written = Vec::new();
+        for value in self.0.as_sequence().into_iter().flatten() {
+            written.extend(elements.next_element_seed(AsWritten(value))?);
+        }
+        Ok(written.into())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Value, A::Error> {
@@ -252,6 +263,7 @@ mod tests {
             ("true", "must be a string: put it in quotes"),
             ("False", "must be a string: put it in quotes"),
             ("[1]", "must be a single value"),
+            ("[[1], {a: 2}]", "must be a single value"),
             ("18446744073709551616", "put the number in quotes"),
             ("-123456789012345678901234", "put the number in quotes"),
         ] {

@@ -20,9 +20,17 @@ const EXCEPTION_VARIABLES: [&str; 2] = ["no_proxy", "NO_PROXY"];
 /// EC2's metadata service and the credentials of ECS and EKS are at link-local addresses, and at IPv6 addresses in this network.
 const EC2_NETWORK: &str = "fd00:ec2::/32";
 
-/// For the user whose proxy does not connect.
-pub const ADVICE: &str =
-    "check the proxy's URL, user and password; `NO_PROXY` lists hosts to call directly";
+/// Begins the error of a proxy that answers, but does not connect.
+pub const REFUSES: &str = "the proxy refuses the connection";
+
+/// For the user whose proxy does not connect, by the error.
+pub fn advice(error: &str) -> &'static str {
+    if error.contains(REFUSES) && !error.contains("407") {
+        "check the proxy's URL, and that it allows this host and can resolve and reach it; `NO_PROXY` lists hosts to call directly"
+    } else {
+        "check the proxy's URL, user and password; `NO_PROXY` lists hosts to call directly"
+    }
+}
 
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {

@@ -1,6 +1,6 @@
 //! Text from files, variables and servers: byte-order marks, line ends and hidden characters, and words for a shell.
 
-use std::{io, path::Path};
+use std::{borrow::Cow, io, path::Path};
 
 use cbbootstrap_protocol::names::is_hidden;
 use thiserror::Error;
@@ -37,6 +37,16 @@ pub fn decode(bytes: &[u8]) -> Result<String, NotText> {
         return Err(NotText);
     }
     Ok(text)
+}
+
+/// UTF-16 with a byte-order mark in UTF-8, and other bytes without the mark of UTF-8.
+pub fn unmarked(bytes: &[u8]) -> Cow<'_, [u8]> {
+    match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
+            decode(bytes).map_or(Cow::Borrowed(bytes), |text| Cow::Owned(text.into_bytes()))
+        }
+        [0xef, 0xbb, 0xbf, rest @ ..] | rest => Cow::Borrowed(rest),
+    }
 }
 
 fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String, NotText> {

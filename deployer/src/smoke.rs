@@ -9,13 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_cli::{certificates, signer::Signer};
+use cbbootstrap_cli::{certificates, proxy, signer::Signer};
 use cbbootstrap_function::store::Store;
 use serde::Serialize;
 
 use crate::{
     failure::{Exit, Failure},
-    network::{self, Network},
+    network::Network,
     values::Auth,
 };
 pub use client::parse_endpoint;
@@ -74,7 +74,7 @@ impl Report {
             _ if saw.contains("UnknownIssuer") => {
                 "if a private authority signed its certificate, `AWS_CA_BUNDLE` must name a PEM file with that one"
             }
-            _ if saw.contains(network::PROXY_REFUSES) => network::ALLOW_IN_PROXY,
+            _ if saw.contains(proxy::REFUSES) => proxy::advice(&saw),
             _ if saw.starts_with("no answer") => {
                 "check the URL, and that the API runs; `cbbootstrap status` prints a stack's endpoint"
             }

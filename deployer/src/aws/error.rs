@@ -171,9 +171,13 @@ fn wrong_clock(offset: SignedDuration) -> Failure {
 
 /// An answer without an error of AWS, as of a proxy, a portal or another server.
 fn foreign(answer: &HttpResponse) -> Failure {
+    let (headers, status) = (answer.headers(), answer.status());
+    if ["x-amz-request-id", "x-amzn-requestid"].iter().any(|id| headers.contains_key(*id)) {
+        return Failure::new(format!("AWS answered with status {status} and gave no reason"))
+            .hint("try again later; https://health.aws.amazon.com shows outages");
+    }
     let server = answer.extension().map_or("AWS", |Responder(way)| way);
-    let kind = answer.headers().get("content-type").unwrap_or("empty");
-    let status = answer.status();
+    let kind = headers.get("content-type").unwrap_or("empty");
     Failure::new(format!("{server} answered with status {status} and no error of AWS ({kind})"))
         .hint(CHECK_NETWORK)
 }
@@ -228,4 +232,24 @@ pub fn is_transient<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
 pub(super) fn has_code(response: &HttpResponse, code: &str) -> bool {
     let body = response.body().bytes().unwrap_or_default();
     body.windows(code.len()).any(|part| part == code.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_smithy_types::body::SdkBody;
+
+    use super::*;
+
+    /// A HEAD request's answer has no body.
+    #[test]
+    fn answers_of_aws_are_told_from_those_of_other_servers() {
+        for (header, expected) in [
+            ("x-amz-request-id", "AWS answered with status 503 and gave no reason"),
+            ("server", "AWS answered with status 503 and no error of AWS (empty)"),
+        ] {
+            let mut answer = HttpResponse::new(503.try_into().unwrap(), SdkBody::empty());
+            answer.headers_mut().insert(header, "a");
+            assert_eq!(foreign(&answer).to_string(), expected);
+        }
+    }
 }

@@ -46,7 +46,7 @@ impl Tls {
 
     /// Why clients will refuse the certificate, whatever authorities they trust.
     pub fn warning(&self) -> Option<String> {
-        let chain = certificates::parse(&self.pem.0).ok()?;
+        let chain = certificates::chain(&self.pem.0).ok()?;
         let certificate = ParsedCertificate::try_from(chain.first()?).ok()?;
         let algorithms = default_provider().signature_verification_algorithms.all;
         let (none, now) = (RootCertStore::empty(), UnixTime::now());
@@ -99,15 +99,15 @@ impl Tls {
 
 fn server_config(certificate: &[u8], key: &[u8]) -> Result<ServerConfig, String> {
     let chain =
-        certificates::parse(certificate).map_err(|why| format!("the certificate's file: {why}"))?;
+        certificates::chain(certificate).map_err(|why| format!("the certificate's file: {why}"))?;
     if chain.is_empty() {
         return Err("the certificate's file cannot be read, or has no certificate".to_owned());
     }
-    let key = text::decode(key).unwrap_or_default();
-    if key.contains("ENCRYPTED") {
+    let key = text::unmarked(key);
+    if String::from_utf8_lossy(&key).contains("ENCRYPTED") {
         return Err("the key is encrypted; `openssl pkey -in FILE` decrypts it".to_owned());
     }
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+    let key = PrivateKeyDer::from_pem_slice(&key)
         .map_err(|_| "the key's file cannot be read, or has no private key in PEM".to_owned())?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()

@@ -37,10 +37,6 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most that is read of an answer: those of the API are far shorter.
 const LONGEST_ANSWER: usize = 1 << 20;
 
-/// Instead of hyper's "tunnel error: unsuccessful". It does not tell the status.
-pub const PROXY_REFUSES: &str = "the proxy refuses the connection, with a status other than 407";
-pub const ALLOW_IN_PROXY: &str = "check that the proxy allows this host, and can resolve and reach it; `NO_PROXY` lists hosts to call directly";
-
 /// A file with certificates, and the setting that names it.
 #[derive(Clone, Copy, Debug)]
 pub struct Bundle<'a> {
@@ -243,7 +239,8 @@ impl Unreachable {
         let (kind, connection) = (error.as_other(), error.connection_metadata().cloned());
         let mut source = error.into_source();
         if causes(&*source).contains("tunnel error: unsuccessful") {
-            source = PROXY_REFUSES.into();
+            // It does not tell the status.
+            source = format!("{}, or is no HTTP proxy", proxy::REFUSES).into();
         }
         let source = Box::new(Self { source, ..self });
         let error = match (is_timeout, is_io, is_user) {
@@ -260,7 +257,10 @@ impl Unreachable {
 
     pub fn hint(&self) -> &'static str {
         let causes = causes(self);
-        if let Some(advice) = certificates::advice(&causes) {
+        // The user cannot change a certificate of AWS, or of a network that inspects TLS.
+        if self.setting.is_some()
+            && let Some(advice) = certificates::advice(&causes)
+        {
             return advice;
         }
         match (causes.contains("certificate:"), &self.authorities, &self.proxy) {
@@ -270,8 +270,7 @@ impl Unreachable {
             (true, None, _) => {
                 "if your network inspects TLS, set `AWS_CA_BUNDLE` to a PEM file with its authority's certificate"
             }
-            _ if causes.contains(PROXY_REFUSES) => ALLOW_IN_PROXY,
-            (_, _, Some(_)) => proxy::ADVICE,
+            (_, _, Some(_)) => proxy::advice(&causes),
             _ => {
                 "check that the region exists, and that the network allows the connection; behind a proxy, set `HTTPS_PROXY`"
             }

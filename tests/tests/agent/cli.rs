@@ -199,9 +199,9 @@ fn wrong_usage_gets_a_hint() {
         (&["--ca-cert", &pem], "contains no certificate", "PEM"),
         (&["--ca-cert", &broken], "contains no certificate", "PEM"),
         (&["--ca-cert", &cut], "its last block has no `-----END` line", "PEM"),
-        (&["--ca-cert", &large], "it has more than 1 MiB", "PEM"),
-        (&["--password-file", &large], "it has more than 1 MiB", "must exist"),
-        (&["--config", &large], "it has more than 1 MiB", "`cluster_id: NAME`"),
+        (&["--ca-cert", &large], "it has more than 16 MiB", "PEM"),
+        (&["--password-file", &large], "it has more than 16 MiB", "must exist"),
+        (&["--config", &large], "it has more than 16 MiB", "`cluster_id: NAME`"),
         (&["--config", "nowhere"], "cannot read `nowhere`", "`cluster_id: NAME`"),
         (
             &["--api", "http://192.0.2.10:8080"],

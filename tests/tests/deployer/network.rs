@@ -182,19 +182,24 @@ fn answers_of_other_servers_are_named() {
 
 #[test]
 fn a_proxy_that_refuses_a_host_is_named() {
-    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", proxy.local_addr().unwrap());
-    thread::spawn(move || {
-        for mut stream in proxy.incoming().flatten() {
-            let _ = stream.read(&mut [0; 4096]);
-            let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n");
-        }
-    });
-    let user = of_endpoint("").with("HTTPS_PROXY", &url);
-    for (args, status) in [(&["list"][..], 1), (&["smoke", "https://api.example"], 3)] {
-        let ended = user.run(args).ended_with(status);
-        for part in ["the proxy refuses the connection", "hint: check that the proxy allows this"] {
-            assert!(ended.stderr.contains(part), "{ended}");
+    for answer in ["HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", "SSH-2.0-OpenSSH\r\n"] {
+        let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", proxy.local_addr().unwrap());
+        thread::spawn(move || {
+            for mut stream in proxy.incoming().flatten() {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        let user = of_endpoint("").with("HTTPS_PROXY", &url);
+        for (args, status) in [(&["list"][..], 1), (&["smoke", "https://api.example"], 3)] {
+            let ended = user.run(args).ended_with(status);
+            for part in [
+                "the proxy refuses the connection, or is no HTTP proxy",
+                "check the proxy's URL, and that it allows this host",
+            ] {
+                assert!(ended.stderr.contains(part), "{ended}");
+            }
         }
     }
 }

@@ -290,7 +290,7 @@ fn certificates_are_replaced_while_it_serves() {
     write("cert", first.0.split_once("-----END").unwrap().0);
     serve().failed(2, "its last block has no `-----END` line");
     fs::File::create(&cert).unwrap().set_len(1 << 40).unwrap();
-    serve().failed(2, "it has more than 1 MiB");
+    serve().failed(2, "it has more than 16 MiB");
 
     write("cert", &first.0);
     write("key", "no key");
