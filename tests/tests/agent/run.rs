@@ -1095,6 +1095,22 @@ fn password_from_a_pipe_is_read_once() {
     wait_for_cluster(&servers, 2);
 }
 
+/// A terminal or a pipe as standard input would block the agent.
+#[test]
+fn changed_options_cannot_name_standard_input() {
+    let (servers, agents) = scene(1);
+    let file = agents.user.home.path().join("agent.yaml");
+    let path = file.display().to_string();
+    write_private(&file, "services: [query]\n");
+    let resident = agents.stay(&servers[0], &["--config", &path], &[]);
+    resident.wait_for("no node with the data service has claimed the cluster yet");
+    write_private(&file, "services: [query]\npassword_file: \"-\"\n");
+    let why = "`-` is not a regular file";
+    resident.wait_for(why);
+    resident.signal("HUP");
+    wait_until("the reload is refused", || resident.log().matches(why).count() == 2);
+}
+
 #[test]
 fn systemd_learns_of_readiness_status_reload_and_end() {
     let directory = tempfile::tempdir().unwrap();

@@ -36,9 +36,11 @@ fn read_options(config: Option<&PathBuf>) -> anyhow::Result<RunArgs> {
     Ok(*args)
 }
 
-/// Without a writer, a pipe would block the agent.
+/// Without a writer, a pipe would block the agent, and so would standard input.
 fn check_regular<'f>(files: impl IntoIterator<Item = &'f PathBuf>) -> Result<(), Failure> {
-    let is_special = |file: &&PathBuf| fs::metadata(file).is_ok_and(|file| !file.is_file());
+    let is_special = |file: &&PathBuf| {
+        file.as_os_str() == "-" || fs::metadata(file).is_ok_and(|file| !file.is_file())
+    };
     files.into_iter().find(is_special).map_or(Ok(()), |file| {
         let file = file.display();
         Err(Failure::usage(format!("`{file}` is not a regular file and is read only once")))
