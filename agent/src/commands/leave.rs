@@ -223,9 +223,13 @@ impl Leaving {
         // A server has another name than its agent also where an operator added it, or where it has none (`127.0.0.1`). The record then
         // does not list the server's.
         let other_name = record.other_name(node, &self.server_name);
-        let is_this = |other: &Node| other == node || Some(other) == other_name;
-        let is_only_member =
-            record.state == State::Ready && record.nodes().into_iter().all(is_this);
+        // The rebalance with which this node leaves removes the failed-over ones, too.
+        let leaves = |other: &Node| {
+            let is_this = other == node || Some(other) == other_name;
+            let known = view.member(other);
+            is_this || known.is_some_and(|it| it.membership == Membership::FailedOver)
+        };
+        let is_only_member = record.state == State::Ready && record.nodes().into_iter().all(leaves);
         let (id, own) = (here.api.cluster_id.as_str(), &view.uuid);
         let failure = match (&record.cluster_uuid, other_name.filter(|_| self.is_by_hand)) {
             (Some(recorded), _) if recorded != own => Failure::refused(format!(
@@ -237,7 +241,7 @@ impl Leaving {
             ))
             .hint(format!("pass the name with which `up` ran on this node: `--node {recorded}`")),
             _ if is_only_member && view.nodes.len() > 1 => Failure::refused(format!(
-                "this is the only member of `{id}` that the API knows, so no node could join without it; nothing was changed"
+                "this is the only member of `{id}` that the API knows, apart from failed-over ones, so no node could join without it; nothing was changed"
             ))
             .hint("run `cbbootstrap-agent up` on another member, and then this command again"),
             _ => return Ok(()),

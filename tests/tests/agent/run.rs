@@ -895,6 +895,20 @@ fn renamed_machine_leaves_under_the_recorded_name() {
     assert_eq!(agents.record()["nodes"], json!([servers[0].address()]));
 }
 
+/// The rebalance with which it leaves removes the failed-over member, too.
+#[test]
+fn last_recorded_member_beside_a_failed_over_one_stays() {
+    let (servers, agents) = scene(3);
+    agents.join(servers.nodes(), &[]);
+    let body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": servers[0].address()});
+    let left = http::post(&agents.api, "/cluster/leave", &body.to_string()).unwrap();
+    assert_eq!(left.status, 200, "{left:?}");
+    call(&servers[0], "/controller/failOver", &[("otpNode", &otp(&servers[2]))]);
+    wait_for_failover(&servers, 2);
+    let left = agents.run(&servers[1], &["leave", "--timeout", "2s"]);
+    left.failed(5, "this is the only member of `demo` that the API knows, apart from failed-over");
+}
+
 #[test]
 fn restarted_member_is_ready_although_the_api_refuses() {
     let directory = tempfile::tempdir().unwrap();
