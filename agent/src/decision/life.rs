@@ -45,9 +45,15 @@ pub enum Cause {
 }
 
 impl Notice {
+    /// Whether the node acts on it. AWS announces a retirement weeks ahead: until it is due, it is like no notice.
+    pub fn is_due(&self) -> bool {
+        self.ending().is_none_or(|ending| ending.time_left <= RETIREMENT_LEAD)
+    }
+
     /// Whether another notice means the same, apart from the time that is left.
     pub fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
+            _ if self.is_due() != other.is_due() => false,
             (Self::Ending(one), Self::Ending(other))
             | (Self::ScaleIn(Some(one)), Self::ScaleIn(Some(other))) => {
                 one.cause == other.cause && one.comes_back == other.comes_back
@@ -151,7 +157,7 @@ pub struct Sighting {
 }
 
 impl Departure {
-    /// Notes the server's state. The node may know its cluster, and may recover after a failover.
+    /// Notes the server's state. A notice may be due; the node may know its cluster, and may recover after a failover.
     pub fn observe(
         &mut self,
         own: &OwnServer,
@@ -227,7 +233,7 @@ pub fn next_step(
     fewest_replicas: Option<u32>,
 ) -> Step {
     let is_blank = matches!(own, OwnServer::Blank(_));
-    match notice {
+    match notice.filter(|notice| notice.is_due()) {
         None if departure.removal == Removal::Removed && is_blank => {
             rest("this node was removed from its cluster; restart the agent to let it join again")
         }
@@ -250,7 +256,6 @@ pub fn next_step(
             _ => Step::Leave(None),
         },
         Some(Notice::ScaleIn(None) | Notice::WarmPool) => Step::Leave(None),
-        Some(Notice::Ending(ending)) if ending.time_left > RETIREMENT_LEAD => Step::Stay,
         Some(Notice::Ending(ending)) => match own {
             OwnServer::Member(view) => end(ending, view, departure, fewest_replicas),
             // A server that leaves is reset.

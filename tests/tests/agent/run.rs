@@ -509,6 +509,39 @@ fn retirement_in_a_month_is_no_hurry() {
     wait_until("the node is out", || servers[2].is_blank());
 }
 
+/// Until it is due again, it is like no notice.
+#[test]
+fn retirement_that_is_put_off_ends_the_departure() {
+    let (servers, _agents, instance, residents) = with_instance(&[]);
+    servers.rebalance_takes(seconds(2));
+    schedule(&instance, "instance-retirement", Duration::from_hours(20));
+    wait_until("the rebalance", || servers.clusters()[0].is_rebalancing);
+    schedule(&instance, "instance-retirement", Duration::from_hours(30));
+    wait_until("the node is out", || servers[2].is_blank());
+    servers[2].load_certificate();
+    wait_for_cluster(&servers, 3);
+    residents[2].wait_for("which has 3 nodes");
+
+    remove_last(&servers);
+    residents[2].wait_for("this node was removed from its cluster");
+    instance.remove("events/maintenance/scheduled");
+    residents[2].wait_for("notice: withdrawn");
+    schedule(&instance, "instance-retirement", Duration::from_hours(1));
+    residents[2].wait_for("leave: this node has left its cluster");
+    instance.remove("events/maintenance/scheduled");
+    assert_never("it joins again", || !servers[2].is_blank());
+}
+
+/// People remove the last node with a rebalance.
+fn remove_last(servers: &Servers) {
+    let known: Vec<_> = servers.nodes().iter().map(otp).collect();
+    let ejected = known.last().unwrap();
+    let form = [("knownNodes", &*known.join(",")), ("ejectedNodes", ejected)];
+    call(&servers[0], "/controller/rebalance", &form);
+    wait_until("the node is out", || servers[2].is_blank());
+    servers[2].load_certificate();
+}
+
 /// Until it is back, no other node could join or leave.
 #[test]
 fn instance_that_stops_is_failed_over_shortly_before() {
@@ -748,19 +781,12 @@ fn node_that_people_remove_stays_out_until_the_agent_restarts() {
     {
         let (servers, agents) = scene(3);
         let mut residents = agents.all_stay(&servers, &["--nodes", "3"]);
-        let otp_of_third = otp(&servers[2]);
         if let Some(why) = failed_over {
-            call(&servers[0], "/controller/failOver", &[("otpNode", &otp_of_third)]);
+            call(&servers[0], "/controller/failOver", &[("otpNode", &otp(&servers[2]))]);
             residents[2].wait_for(why);
         }
         servers.rebalance_takes(seconds(takes));
-        let known: Vec<_> = servers.nodes().iter().map(otp).collect();
-        let ejected = if failed_over.is_some() { String::new() } else { otp_of_third };
-        let form = [("knownNodes", known.join(",")), ("ejectedNodes", ejected)];
-        let form = form.each_ref().map(|(name, value)| (*name, value.as_str()));
-        call(&servers[0], "/controller/rebalance", &form);
-        wait_until("the node is out", || servers[2].is_blank());
-        servers[2].load_certificate();
+        remove_last(&servers);
         residents[2].wait_for("this node was removed from its cluster");
         assert_never("it joins again", || !servers[2].is_blank());
         drop(residents.remove(2));

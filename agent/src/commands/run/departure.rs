@@ -9,7 +9,7 @@ use crate::{
     aws::autoscaling::{HEARTBEAT_INTERVAL, Hook},
     cli::LifeArgs,
     commands::leave::Leaving,
-    decision::life::{self, Ending, Removal},
+    decision::life::{self, Ending, Notice},
     pauses::Cause,
     printer::Printer,
     server::Server,
@@ -42,6 +42,17 @@ impl Departing {
     /// What stays when the options are read again, which may name another hook.
     pub(super) fn keep(self) -> Self {
         Self { leaving: self.leaving.keep(), hook: None, ..self }
+    }
+
+    /// Ends the departure for this notice, which was withdrawn or put off. What the node has begun may go on.
+    pub(super) fn withdraw(&mut self, notice: &Notice) {
+        let life::Departure { is_leaving, removal, .. } = self.state;
+        *self = Self::default();
+        self.state.is_leaving = is_leaving;
+        // A machine that comes out of a warm pool joins, even if people have removed it before.
+        if *notice != Notice::WarmPool {
+            self.state.removal = removal;
+        }
     }
 
     /// Fails the node over gracefully. Returns what to wait for.
@@ -86,8 +97,7 @@ impl Departing {
             Err(Interrupt::Pause(_, why)) => warn(printer, &why.into()),
             Err(Interrupt::Fail(error)) => warn(printer, &error),
         }
-        // It left by itself: no operator removed it.
-        (self.state.is_complete, self.state.removal) = (true, Removal::Unknown);
+        self.state.is_complete = true;
         Ok(())
     }
 

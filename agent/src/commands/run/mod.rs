@@ -25,7 +25,7 @@ use crate::{
     cli::{LifeArgs, PauseArgs, Recover, RunArgs},
     decision::{
         self, Asked, FailoverCause, OwnServer,
-        life::{self, Departure, Notice, Removal, Step},
+        life::{self, Notice, Removal, Step},
     },
     http::Deadline,
     lock::Lock,
@@ -395,15 +395,12 @@ impl<'r> Life<'r> {
             }
             (None, Some(old)) => {
                 self.printer.step(format_args!("notice: withdrawn ({old})"));
-                let Departure { is_leaving, removal, .. } = self.departing.state;
-                self.departing = Departing::default();
-                self.departing.state.is_leaving = is_leaving;
-                // A machine that comes out of a warm pool joins, even if people have removed it before.
-                if removal != Removal::Removed {
-                    self.departing.state.removal = removal;
-                }
             }
             (None, None) => {}
+        }
+        let has_notice = notice.as_ref().is_some_and(Notice::is_due);
+        if let Some(old) = self.notice.as_ref().filter(|old| old.is_due() && !has_notice) {
+            self.departing.withdraw(old);
         }
         self.notice = notice;
     }

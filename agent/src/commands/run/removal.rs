@@ -8,7 +8,7 @@ use super::{Interrupt, Life, up};
 use crate::{
     decision::{
         OwnServer, Testimony,
-        life::{Departure, Removal},
+        life::{Departure, Notice, Removal},
     },
     server::View,
 };
@@ -26,7 +26,8 @@ impl Life<'_> {
         }
         let knows_cluster = matches!(own, OwnServer::Member(view) if self.knows_cluster(view));
         let recovers = self.up.goal.recovers && self.up.state.memory.explains_failover();
-        let (departure, has_notice) = (&mut self.departing.state, self.notice.is_some());
+        let has_notice = self.notice.as_ref().is_some_and(Notice::is_due);
+        let departure = &mut self.departing.state;
         departure.observe(own, has_notice, knows_cluster, recovers, Instant::now());
     }
 

@@ -113,6 +113,7 @@ fn notice_decides_whether_a_node_stays_or_leaves() {
         ("ends soon, has left", soon(), blank(), complete, Next::Rest("has left")),
         ("ends much later", later(), member(), NONE, Next::Stay),
         ("ends much later, blank", later(), blank(), NONE, Next::Stay),
+        ("ends much later, removed by people", later(), blank(), removed, Next::Rest("was removed from its cluster")),
     ];
     for (what, notice, own, departure, expected) in cases {
         assert_step(what, notice.as_ref(), &own, departure, None, &expected);
@@ -228,7 +229,7 @@ fn interruption_of_a_scale_in_decides_as_any_interruption() {
 }
 
 #[test]
-fn notice_is_like_another_if_only_the_time_differs() {
+fn notice_is_like_another_if_only_the_time_differs_and_both_are_due_or_neither() {
     let (none, both) = (|| Notice::ScaleIn(None), || interrupted_scale_in());
     let sooner = Ending {
         cause: Cause::SpotInterruption,
@@ -240,6 +241,8 @@ fn notice_is_like_another_if_only_the_time_differs() {
         (spot(9), spot(8), true),
         (spot(9), ending(Duration::from_secs(9), true), false),
         (spot(9), retirement(Duration::from_secs(9), false), false),
+        (retirement(RETIREMENT_LEAD, false), retirement(RETIREMENT_LEAD * 2, false), false),
+        (retirement(RETIREMENT_LEAD * 3, false), retirement(RETIREMENT_LEAD * 2, false), true),
         (both(), Notice::ScaleIn(Some(sooner)), true),
         (both(), none(), false),
         (both(), spot(120), false),
@@ -485,4 +488,7 @@ fn node_that_goes_blank_was_removed_only_if_people_can_have_done_it() {
         leaving.observe(&own, false, true, true, now());
         assert_eq!(leaving.is_leaving, is_leaving);
     }
+    let mut out = Departure { is_leaving: true, ..NONE };
+    out.observe(&blank(), false, true, true, now());
+    assert_eq!((out.is_leaving, out.removal), (false, unknown));
 }
