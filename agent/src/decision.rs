@@ -170,7 +170,7 @@ pub struct Kept {
     pub rebalance_id: Option<String>,
     /// The nodes whose rebalance someone has stopped.
     pub stopped_among: Option<Vec<(String, Membership)>>,
-    /// The names of failed-over nodes that a rebalance of this run removes, until that is reported.
+    /// The names of failed-over nodes that a rebalance of this run removes or has removed, until that is reported.
     pub removed: BTreeSet<String>,
     pub failover_cause: FailoverCause,
 }
@@ -196,6 +196,7 @@ impl Memory {
             if let OwnServer::Blank(_) = own {
                 (self.is_reported, self.is_attested, self.kept.is_disowned) = (false, false, false);
                 self.kept.failover_cause = FailoverCause::Unknown;
+                self.rebalance_is_under_way = false;
                 self.done_extras.clear();
                 self.kept.buckets.clear();
             }

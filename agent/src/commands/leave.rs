@@ -48,8 +48,9 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
     let here = settings::here(args.node.api, args.node.server, clock.deadline)?;
     let _lock = lock(&here.server, &clock)?;
     let mut leaving = Leaving { is_by_hand: true, ..Leaving::default() };
-    clock.repeat(|| leaving.round(&here, None, printer))?;
-    let initial_node = clock.repeat(|| leaving.report(&here).map(Some))?;
+    let mut memory = Memory::default();
+    clock.repeat(|| leaving.round(&here, &mut memory, None, printer))?;
+    let initial_node = clock.repeat(|| leaving.report(&here, &memory).map(Some))?;
     let (cluster_id, node) =
         (here.api.cluster_id.as_str().to_owned(), here.identity.node.to_string());
     printer.result(&LeaveOutcome { cluster_id, node, initial_node })?;
@@ -60,28 +61,24 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
 pub(super) struct Leaving {
     /// Whether an operator waits for the result, and not a machine that ends, which leaves also where an operator has to decide.
     is_by_hand: bool,
-    is_checked: bool,
+    /// Whether the API has been asked about this node. A run that starts over asks again, and still knows the rest.
+    pub(super) is_checked: bool,
     /// The server's name in its cluster.
     server_name: String,
     /// The record's generation, where it is known.
-    generation: Option<u64>,
+    pub(super) generation: Option<u64>,
     pub(super) is_on_its_way: bool,
     /// Whether this run has started the rebalance that is under way.
     is_own_rebalance: bool,
-    memory: Memory,
 }
 
 impl Leaving {
-    /// What a run that starts over must still know: what it has begun, and what it has to report then.
-    #[must_use]
-    pub(super) fn keep(self) -> Self {
-        Self { is_checked: false, generation: None, memory: self.memory.keep(), ..self }
-    }
-
-    /// One step, after which the next round reads the cluster again; done when the server belongs to no cluster.
+    /// One step, after which the next round reads the cluster again; done when the server belongs to no cluster. `run` has one memory
+    /// for staying and leaving, because it has to report also what it began before the node leaves, or before it stays after all.
     pub(super) fn round(
         &mut self,
         here: &Here,
+        memory: &mut Memory,
         ending: Option<&Ending>,
         printer: &Printer,
     ) -> Result<Option<()>, Interrupt> {
@@ -119,7 +116,7 @@ impl Leaving {
         // A rebalance that this run started has reached its purpose only when the node is out.
         let is_purpose_reached = view.is_balanced && !self.is_own_rebalance;
         self.is_own_rebalance &= view.is_rebalancing;
-        rebalances::watch(&mut self.memory, &here.server, &view, is_purpose_reached, printer)?;
+        rebalances::watch(memory, &here.server, &view, is_purpose_reached, printer)?;
         if view.this().is_some() && !view.others().any(|node| node.membership == Membership::Active)
         {
             return Err(Failure::refused(
@@ -128,12 +125,12 @@ impl Leaving {
             .hint("to remove the whole cluster, stop its machines and run `cbbootstrap cluster forget`")
             .into());
         }
-        let action = next_action(&view, &self.memory, Instant::now(), ending);
-        Err(Interrupt::wait(self.act(action, &view, &here.server, printer)))
+        let action = next_action(&view, memory, Instant::now(), ending);
+        Err(Interrupt::wait(self.act(action, &view, memory, &here.server, printer)))
     }
 
     /// Reports to the API that the node has left. Returns the node that others join now; `None` if the API has no such cluster.
-    pub(super) fn report(&self, here: &Here) -> Result<Option<String>, Interrupt> {
+    pub(super) fn report(&self, here: &Here, memory: &Memory) -> Result<Option<String>, Interrupt> {
         // Only the server that made a claim can give it up.
         let node_uuid = here.server.own_info().ok().and_then(|own| own.uuid);
         let mut identity = Identity { node_uuid, ..here.identity.clone() };
@@ -148,7 +145,7 @@ impl Leaving {
         }
         match here.api.leave(&identity, self.generation) {
             Ok(record) => {
-                let record = self.report_removed(here).unwrap_or(record);
+                let record = self.report_removed(here, memory).unwrap_or(record);
                 Ok(Some(record.initial_node.to_string()))
             }
             Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => Ok(None),
@@ -156,9 +153,9 @@ impl Leaving {
         }
     }
 
-    /// Reports the dead nodes that this node's rebalance has removed with it, once. Returns the last answer.
-    fn report_removed(&self, here: &Here) -> Option<ClusterRecord> {
-        let nodes = self.memory.kept.removed.iter().filter_map(|name| Node::new(name).ok());
+    /// Reports the dead nodes that rebalances of this run have removed, once. Returns the last answer.
+    fn report_removed(&self, here: &Here, memory: &Memory) -> Option<ClusterRecord> {
+        let nodes = memory.kept.removed.iter().filter_map(|name| Node::new(name).ok());
         let answers = nodes.filter_map(|node| {
             let removed = Identity { node, node_uuid: None };
             // If it fails, the API only lists a dead node.
@@ -172,7 +169,14 @@ impl Leaving {
     }
 
     /// Returns why to wait afterwards.
-    fn act(&mut self, action: Action, view: &View, server: &Server, printer: &Printer) -> String {
+    fn act(
+        &mut self,
+        action: Action,
+        view: &View,
+        memory: &mut Memory,
+        server: &Server,
+        printer: &Printer,
+    ) -> String {
         let this = view.this().map(|this| this.otp.as_str()).unwrap_or_default();
         match action {
             Action::Wait(why) => why,
@@ -185,9 +189,6 @@ impl Leaving {
                 Err(error) => format!("`{otp}` cannot be removed yet: {error}"),
             },
             Action::Rebalance { known, removed } => {
-                let memory = &mut self.memory;
-                // An earlier rebalance has failed, and its nodes may be back.
-                memory.kept.removed.clear();
                 let (is_started, why) =
                     rebalances::start(memory, server, &known, this, &removed, printer);
                 if is_started {
@@ -317,10 +318,7 @@ mod tests {
     use cbbootstrap_protocol::names::Uuid;
 
     use super::*;
-    use crate::{
-        decision::Kept,
-        server::{Health, NodeInfo, Recovery},
-    };
+    use crate::server::{Health, NodeInfo, Recovery};
 
     const ME: &str = "10.0.0.1";
     const OTHER: &str = "10.0.0.2";
@@ -331,28 +329,6 @@ mod tests {
         let third = NodeInfo { is_asked: false, ..NodeInfo::healthy("10.0.0.3") };
         let uuid = Uuid::new("a1").unwrap();
         View { fewest_replicas: Some(replicas), ..View::balanced(uuid, vec![this, other, third]) }
-    }
-
-    #[test]
-    fn run_that_starts_over_knows_what_it_has_begun() {
-        let removed = || [OTHER.to_owned()].into();
-        let leaving = Leaving {
-            is_checked: true,
-            server_name: ME.to_owned(),
-            generation: Some(1),
-            is_on_its_way: true,
-            is_own_rebalance: true,
-            memory: Memory {
-                failed_rebalances: 3,
-                kept: Kept { removed: removed(), ..Kept::default() },
-                ..Memory::default()
-            },
-            ..Leaving::default()
-        };
-        let kept = leaving.keep();
-        assert!(kept.is_on_its_way && kept.is_own_rebalance && !kept.is_checked);
-        assert_eq!((kept.server_name.as_str(), kept.generation), (ME, None));
-        assert_eq!((kept.memory.kept.removed, kept.memory.failed_rebalances), (removed(), 0));
     }
 
     /// A rebalance drops a failed-over node without moving its data.

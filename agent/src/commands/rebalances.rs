@@ -8,7 +8,7 @@ use super::clock::jitter;
 use crate::{
     decision::Memory,
     printer::Printer,
-    server::{Health, Rebalance, Server, View},
+    server::{Health, Membership, NodeInfo, Rebalance, Server, View},
 };
 
 /// This many failures in a row end the command.
@@ -35,6 +35,9 @@ pub(super) fn watch(
     memory.unreachable_since = unreachable
         .map(|node| (node.otp.clone(), known.remove(&node.otp).unwrap_or_else(Instant::now)))
         .collect();
+    // After a failed rebalance, a node may be back that it was to remove.
+    let is_back = |node: &NodeInfo| node.membership != Membership::FailedOver;
+    memory.kept.removed.retain(|name| !view.node(name).is_some_and(is_back));
     if view.is_rebalancing {
         if !std::mem::replace(&mut memory.rebalance_is_under_way, true) {
             (memory.kept.rebalance_id, memory.kept.stopped_among) = (None, None);

@@ -15,6 +15,7 @@ use cbbootstrap_tests::{
     cli::write_private,
     couchbase::{Membership, Node, Servers, Then},
     http,
+    instance::Instance,
     process::{self, wait_until},
     server::Stub,
 };
@@ -204,6 +205,31 @@ fn dead_member_that_a_rebalance_removes_leaves_the_record() {
     wait_until("the node is out", || dead.is_blank());
     dead.load_certificate();
     wait_for_cluster(&servers, 4);
+}
+
+/// Only the agent that started the rebalance knows that.
+#[test]
+fn joiner_that_leaves_at_once_reports_the_dead_member_that_its_rebalance_removes() {
+    let (servers, agents) = scene(4);
+    agents.join(&servers.nodes()[..3], &[]);
+    servers.auto_failover_after(Duration::from_millis(500));
+    servers[1].kill();
+    wait_for_failover(&servers, 1);
+    servers.rebalance_takes(seconds(4));
+    let instance = Instance::start();
+    let _joiner = agents.stay(&servers[3], &[], &instance.variables());
+    let since = Instant::now();
+    while membership(&servers, 1).is_some() {
+        assert!(since.elapsed() < seconds(150), "{:?}", servers.clusters());
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(servers.clusters()[0].is_rebalancing);
+    instance.terminate();
+    wait_until("the hook is completed", || instance.is_complete());
+    let record = agents.record();
+    let mut listed: Vec<_> = record["nodes"].as_array().unwrap().iter().collect();
+    listed.sort_by_key(|node| node.as_str());
+    assert_eq!(json!(listed), json!([servers[0].address(), servers[2].address()]));
 }
 
 /// The first request may still take effect, so another node must not begin before it has inspected this one.

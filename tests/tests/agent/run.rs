@@ -493,6 +493,42 @@ fn node_that_leaves_for_its_group_goes_on_after_a_spot_interruption() {
     assert!(servers[2].is_blank());
 }
 
+/// Only the run whose rebalance removes a dead node knows that.
+#[test]
+fn dead_node_that_a_departure_removes_is_reported_however_it_ends() {
+    for (fails_first, is_withdrawn, is_terminated) in
+        [(true, false, false), (false, true, false), (false, true, true)]
+    {
+        let (servers, agents, instance, mut residents) = with_instance(&[]);
+        drop(residents.remove(1));
+        servers[1].kill();
+        call(&servers[0], "/controller/failOver", &[("otpNode", &otp(&servers[1]))]);
+        servers.fail_rebalances(usize::from(fails_first));
+        servers.rebalance_takes(seconds(if is_withdrawn { 4 } else { 1 }));
+        interrupt(&instance, "terminate", seconds(120));
+        wait_until("the dead node is out", || membership(&servers, 1).is_none());
+        if is_withdrawn {
+            instance.remove("spot/instance-action");
+            residents[1].wait_for("notice: withdrawn");
+        }
+        if is_terminated {
+            instance.terminate();
+        }
+        wait_until("the node is out", || servers[2].is_blank());
+        let mut expected = vec![servers[0].address()];
+        if is_withdrawn && !is_terminated {
+            servers[2].load_certificate();
+            expected.push(servers[2].address());
+        }
+        wait_until("the record lists those that stay", || {
+            let record = agents.record();
+            let listed = record["nodes"].as_array().unwrap();
+            listed.len() == expected.len()
+                && expected.iter().all(|node| listed.contains(&json!(node)))
+        });
+    }
+}
+
 fn schedule(instance: &Instance, code: &str, time_left: Duration) {
     let time = (jiff::Timestamp::now() + time_left).strftime("%d %b %Y %H:%M:%S GMT");
     let event = format!(r#"[{{"Code": "{code}", "NotBefore": "{time}", "State": "active"}}]"#);

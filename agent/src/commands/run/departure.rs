@@ -9,7 +9,10 @@ use crate::{
     aws::autoscaling::{HEARTBEAT_INTERVAL, Hook},
     cli::LifeArgs,
     commands::leave::Leaving,
-    decision::life::{self, Ending, Notice},
+    decision::{
+        Memory,
+        life::{self, Ending, Notice},
+    },
     pauses::Cause,
     printer::Printer,
     server::Server,
@@ -25,7 +28,7 @@ const RELEASE_LIMIT: Duration = Duration::from_hours(2);
 #[derive(Default)]
 pub(super) struct Departing {
     pub(super) state: life::Departure,
-    leaving: Leaving,
+    pub(super) leaving: Leaving,
     out_since: Option<Instant>,
     hook: Option<Hook>,
     last_heartbeat: Option<Instant>,
@@ -34,21 +37,22 @@ pub(super) struct Departing {
 }
 
 impl Departing {
-    /// Forgets what was observed, after a refusal.
+    /// Asks the API about this node again, after a refusal.
     pub(super) fn start_over(&mut self) {
-        self.leaving = std::mem::take(&mut self.leaving).keep();
+        self.leaving.is_checked = false;
     }
 
     /// What stays when the options are read again, which may name another hook.
-    pub(super) fn keep(self) -> Self {
-        Self { leaving: self.leaving.keep(), hook: None, ..self }
+    pub(super) fn keep(mut self) -> Self {
+        self.start_over();
+        Self { hook: None, ..self }
     }
 
     /// Ends the departure for this notice, which was withdrawn or put off. What the node has begun may go on.
     pub(super) fn withdraw(&mut self, notice: &Notice) {
-        let life::Departure { is_leaving, removal, .. } = self.state;
-        *self = Self::default();
-        self.state.is_leaving = is_leaving;
+        let Self { state: life::Departure { is_leaving, removal, .. }, leaving, .. } =
+            std::mem::take(self);
+        (self.leaving, self.state.is_leaving) = (leaving, is_leaving);
         // A machine that comes out of a warm pool joins, even if people have removed it before.
         if *notice != Notice::WarmPool {
             self.state.removal = removal;
@@ -75,11 +79,12 @@ impl Departing {
     pub(super) fn leave(
         &mut self,
         here: &Here,
+        memory: &mut Memory,
         ending: Option<&Ending>,
         printer: &Printer,
     ) -> Result<(), Interrupt> {
         if self.out_since.is_none() {
-            let left = self.leaving.round(here, ending, printer);
+            let left = self.leaving.round(here, memory, ending, printer);
             self.state.is_leaving |= self.leaving.is_on_its_way;
             if left?.is_none() {
                 return Err(Interrupt::wait("this node is leaving"));
@@ -87,7 +92,7 @@ impl Departing {
             self.out_since = Some(Instant::now());
         }
         let is_late = self.out_since.is_some_and(|since| since.elapsed() >= REPORT_LIMIT);
-        match self.leaving.report(here) {
+        match self.leaving.report(here, memory) {
             Ok(_) => printer.step("leave: this node has left its cluster"),
             // Pauses must not grow while the machine waits for its end.
             Err(Interrupt::Pause(_, why)) if !is_late => {

@@ -256,7 +256,8 @@ impl<'r> Life<'r> {
                     ));
                 }
                 let ending = self.notice.as_ref().and_then(Notice::ending);
-                self.departing.leave(&self.up.here, ending, self.printer)?;
+                let up::Run { here, state, .. } = &mut self.up;
+                self.departing.leave(here, &mut state.memory, ending, self.printer)?;
                 Ok(Outcome::Acted)
             }
             Step::Release => {

@@ -6,6 +6,7 @@ use cbbootstrap_protocol::wire::State;
 
 use super::{Interrupt, Life, up};
 use crate::{
+    commands::leave::Leaving,
     decision::{
         OwnServer, Testimony,
         life::{Departure, Notice, Removal},
@@ -29,6 +30,10 @@ impl Life<'_> {
         let has_notice = self.notice.as_ref().is_some_and(Notice::is_due);
         let departure = &mut self.departing.state;
         departure.observe(own, has_notice, knows_cluster, recovers, Instant::now());
+        if !has_notice && !departure.is_leaving {
+            // The next departure has nothing in common with the last one.
+            self.departing.leaving = Leaving::default();
+        }
     }
 
     /// Whether people have removed the node of a server that was a healthy member a moment ago. If the cluster still lists it, the

@@ -342,6 +342,7 @@ fn memory_follows_the_server() {
         is_confirmed: true,
         is_attested: true,
         done_extras: [group()].into(),
+        rebalance_is_under_way: true,
         kept: Kept { has_initialised: true, ..Kept::default() },
         ..memory()
     };
@@ -357,7 +358,7 @@ fn memory_follows_the_server() {
     assert!(!was_away(&refused) && !refused.is_confirmed);
     let lost = observe(&blank(), complete.clone());
     assert!(was_away(&lost) && !lost.is_reported && !lost.is_attested);
-    assert!(lost.done_extras.is_empty());
+    assert!(lost.done_extras.is_empty() && !lost.rebalance_is_under_way);
     let seen = |nodes: Vec<NodeInfo>, was_away| {
         let cause = if was_away { FailoverCause::Outage } else { FailoverCause::Unknown };
         let kept = Kept { failover_cause: cause, ..complete.kept.clone() };
