@@ -529,6 +529,37 @@ fn dead_node_that_a_departure_removes_is_reported_however_it_ends() {
     }
 }
 
+/// It may have a member of the same name, which must stay in its record.
+#[test]
+fn departure_is_not_reported_to_another_cluster() {
+    let (servers, agents) = scene(3);
+    let file = agents.user.home.path().join("agent.yaml");
+    write_private(&file, "cluster_id: demo\n");
+    let path = file.display().to_string();
+    let members = ["127.99.99.99".to_owned(), servers[2].address()];
+    for node in &members {
+        http::claim(&agents.api, "other", node).unwrap();
+        let body = json!({"cluster_id": "other", "node_ip_addr_or_hostname": node});
+        let ready = http::post(&agents.api, "/cluster/ready", &body.to_string()).unwrap();
+        assert_eq!(ready.status, 200, "{ready:?}");
+    }
+    let other = Agents::new(&agents.api, "other", &servers);
+    let (agents, _front, is_away) = with_failing_api(agents, 503);
+    let agents = agents.without("CBBOOTSTRAP_CLUSTER_ID");
+    let options = ["--config", &path];
+    let (servers, _agents, instance, residents) = join_with_instance(servers, agents, &options);
+    is_away.store(true, Ordering::Relaxed);
+    instance.terminate();
+    wait_until("the node is out", || servers[2].is_blank());
+    residents[2].wait_for("returned status 503");
+    write_private(&file, "cluster_id: other\n");
+    residents[2].signal("HUP");
+    residents[2].wait_for("reload: the options were read again");
+    is_away.store(false, Ordering::Relaxed);
+    residents[2].wait_for("no other member says whether another machine has the name");
+    assert_eq!(other.record()["nodes"].as_array().unwrap().len(), members.len());
+}
+
 fn schedule(instance: &Instance, code: &str, time_left: Duration) {
     let time = (jiff::Timestamp::now() + time_left).strftime("%d %b %Y %H:%M:%S GMT");
     let event = format!(r#"[{{"Code": "{code}", "NotBefore": "{time}", "State": "active"}}]"#);

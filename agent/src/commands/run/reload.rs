@@ -14,6 +14,7 @@ use cbbootstrap_cli::{
 use super::{Life, systemd};
 use crate::{
     cli::{Cli, Command, RunArgs},
+    commands::leave::Leaving,
     config,
     http::Deadline,
     settings::{self, Here},
@@ -110,6 +111,14 @@ impl Life<'_> {
             self.up.state.memory = before.up.state.memory.keep();
             self.departing = before.departing.keep();
             self.notice = before.notice;
+            let (api, old_api) = (&self.up.here.api, &before.up.here.api);
+            if api.cluster_id != old_api.cluster_id {
+                // What the node has begun must not be reported to another cluster.
+                self.departing.leaving = Leaving::default();
+                self.up.state.memory.kept.removed.clear();
+            } else if api.url != old_api.url {
+                self.departing.leaving.generation = None;
+            }
         }
         self
     }
