@@ -31,7 +31,7 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Initialise the cluster or join it, and wait until it is balanced
+    /// Initialize the cluster or join it, and wait until it is balanced
     ///
     /// Does only what is missing: run it at every boot, and again after an error. Succeeds when the node is active, the cluster
     /// is balanced and the API lists the node.

@@ -29,12 +29,12 @@ pub use self::{
 use crate::{
     http::CONNECT_LIMIT,
     record::ClusterRecord,
-    server::{Health, INITIALISE_LIMIT, Membership, NodeInfo, Recovery, View},
+    server::{Health, INITIALIZE_LIMIT, Membership, NodeInfo, Recovery, View},
     values::BucketSpec,
 };
 
-/// The part of the lease that must be left right before the call that initialises the cluster: the call ends before the lease.
-pub const LEASE_MARGIN: Duration = Duration::from_secs(INITIALISE_LIMIT.as_secs() + 1);
+/// The part of the lease that must be left right before the call that initializes the cluster: the call ends before the lease.
+pub const LEASE_MARGIN: Duration = Duration::from_secs(INITIALIZE_LIMIT.as_secs() + 1);
 
 /// How far apart two inspections must be that find no server: one that is being started again answers by then.
 const INSPECTION_GAP: Duration = Duration::from_secs(20);
@@ -88,7 +88,7 @@ pub struct Goal {
     pub settle: Duration,
     /// How many nodes the cluster begins with, if that is known.
     pub nodes: Option<usize>,
-    /// How long to wait for a node that lost its claim but has initialised its server.
+    /// How long to wait for a node that lost its claim but has initialized its server.
     pub lease: Duration,
     pub recovers: bool,
     /// Whether a failed-over member with this node's name that lost its data may be removed.
@@ -137,7 +137,7 @@ pub struct Memory {
     pub is_claimed_by_other: bool,
     /// The servers of nodes that lost their claims, as inspected in this generation.
     pub inspections: BTreeMap<Node, Inspection>,
-    /// A node that lost its claim and has initialised its server, and since when this is known.
+    /// A node that lost its claim and has initialized its server, and since when this is known.
     pub occupied_by: Option<(Node, Instant)>,
     /// Whether another member has confirmed this server's membership, or no other one is left that could.
     pub is_confirmed: bool,
@@ -152,11 +152,11 @@ pub struct Memory {
 /// What a run that starts over must still know.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
-    /// The server has accepted its initialisation, and has not been seen in its cluster yet.
-    pub has_initialised: bool,
-    /// This run has initialised the server, or may have: its node may choose its own server group.
+    /// The server has accepted its initialization, and has not been seen in its cluster yet.
+    pub has_initialized: bool,
+    /// This run has initialized the server, or may have: its node may choose its own server group.
     pub has_begun_cluster: bool,
-    /// Whether a request to initialise the server broke off, and may still be carried out.
+    /// Whether a request to initialize the server broke off, and may still be carried out.
     pub may_be_under_way: bool,
     /// The generation of the claim that this node gives up, or has given up.
     pub left_claim: Option<u64>,
@@ -207,7 +207,7 @@ impl Memory {
             return;
         };
         self.occupied_by = None;
-        (self.kept.has_initialised, self.kept.may_be_under_way) = (false, false);
+        (self.kept.has_initialized, self.kept.may_be_under_way) = (false, false);
         self.kept.buckets.extend(view.buckets.iter().cloned());
         let is_gone = |node: &NodeInfo| {
             node.health == Health::Unhealthy
@@ -314,11 +314,11 @@ pub enum Action {
     GetRecord,
     Claim,
     Inspect(Vec<Node>),
-    /// Give the claim up: this node may have initialised the cluster.
+    /// Give the claim up: this node may have initialized the cluster.
     GiveUpClaim(Node),
     /// Give the claim up again: the API has not confirmed it.
     LeaveClaim,
-    Initialise,
+    Initialize,
     /// Join through the first of these members that can add the node.
     Join(Vec<Node>),
     /// Ask other recorded members whether this server is one of theirs.
@@ -366,7 +366,7 @@ pub enum StopReason {
         /// The UUID of this server.
         own: Option<Uuid>,
     },
-    /// This node lost its claim and did not report, but has initialised its server.
+    /// This node lost its claim and did not report, but has initialized its server.
     Occupied(Node),
     NoTrust,
 }
@@ -402,9 +402,9 @@ pub fn next_action(
 
 /// For a server that belongs to no cluster.
 fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory, now: Instant) -> Action {
-    // A node that lost its claim has a cluster: it must be able to claim again. A server that was initialised without effect is
-    // not initialised again in this run: it must not keep the claim from others.
-    let may_claim = goal.can_begin && memory.occupied_by.is_none() && !memory.kept.has_initialised;
+    // A node that lost its claim has a cluster: it must be able to claim again. A server that was initialized without effect is
+    // not initialized again in this run: it must not keep the claim from others.
+    let may_claim = goal.can_begin && memory.occupied_by.is_none() && !memory.kept.has_initialized;
     let record = match asked {
         Asked::Record(record) => record,
         Asked::NotYet if may_claim && !memory.is_claimed_by_other => return Action::Claim,
@@ -418,7 +418,7 @@ fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory, now: I
     match (record.state, &memory.occupied_by) {
         (State::Ready, _) => join(goal, own, record),
         (State::Claimed, Some((node, since))) if now - *since < goal.lease => wait(format!(
-            "`{node}` has initialised its server and not reported it; this node does not begin a second cluster"
+            "`{node}` has initialized its server and not reported it; this node does not begin a second cluster"
         )),
         (State::Claimed, Some((node, _))) => Action::Stop(StopReason::Occupied(node.clone())),
         // A record names its first node, which may be another machine of this name. The answer to a claim shows that.
@@ -432,11 +432,11 @@ fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory, now: I
             let first = &record.initial_node;
             wait(match record.lease_left(now) {
                 Some(left) => format!(
-                    "`{first}` has not initialised the cluster yet; its claim expires in {} s",
+                    "`{first}` has not initialized the cluster yet; its claim expires in {} s",
                     left.as_secs()
                 ),
                 None => format!(
-                    "`{first}` has not initialised the cluster yet; its claim never expires"
+                    "`{first}` has not initialized the cluster yet; its claim never expires"
                 ),
             })
         }
@@ -450,8 +450,8 @@ fn begin(goal: &Goal, record: &ClusterRecord, memory: &Memory, now: Instant) -> 
             "this node lacks the data service to begin the cluster; its claim has to expire",
         );
     }
-    if memory.kept.has_initialised {
-        return wait("the server has accepted its initialisation and still belongs to no cluster");
+    if memory.kept.has_initialized {
+        return wait("the server has accepted its initialization and still belongs to no cluster");
     }
     if memory.kept.left_claim == Some(record.generation) {
         return Action::LeaveClaim;
@@ -473,7 +473,7 @@ fn begin(goal: &Goal, record: &ClusterRecord, memory: &Memory, now: Instant) -> 
     let absent_for =
         |node: &Node| time_since(memory.kept.absences.get(node).map(|known| known.since), now);
     match inspected(Some(Inspection::Unreachable)).min_by_key(|node| absent_for(node)) {
-        None => Action::Initialise,
+        None => Action::Initialize,
         Some(node) if absent_for(node) < goal.inspection_gap() => wait(format!(
             "`{node}`, which lost its claim, does not answer; it is checked again before this node begins the cluster"
         )),

@@ -9,7 +9,7 @@ use crate::decision::{Asked, OwnServer};
 /// The least interval between two attempts.
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The first pause before others are asked again: a first node initialises its server in about this time.
+/// The first pause before others are asked again: a first node initializes its server in about this time.
 const FIRST: Duration = Duration::from_millis(500);
 
 /// The first pause before only the node's own server is read again.
@@ -80,7 +80,7 @@ pub enum Cause {
 
 impl Cause {
     /// The cause after a failure of the API. Until a cluster is ready, all other nodes wait for the report of the node that has claimed
-    /// and initialised it.
+    /// and initialized it.
     pub fn after_failure(own: &OwnServer, asked: &Asked) -> Self {
         match (own, asked) {
             (OwnServer::Member(_), Asked::Record(record))

@@ -23,7 +23,7 @@ pub struct ClusterRecord {
     pub generation: u64,
     /// The end of the claim's lease by this node's clock; `None` without a lease.
     pub lease_end: Option<Instant>,
-    /// The nodes whose claims were taken over: each may have initialised its server without reporting it.
+    /// The nodes whose claims were taken over: each may have initialized its server without reporting it.
     pub previous: Vec<Node>,
     /// The UUID of another server that claims the cluster under the initial node's name.
     pub rival: Option<Uuid>,

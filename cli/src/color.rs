@@ -1,4 +1,4 @@
-//! Colours of text on terminals.
+//! Colors of text on terminals.
 
 use std::fmt::Display;
 
@@ -26,7 +26,7 @@ const FIRST_WORDS: [(&str, Style); 10] = [
 
 #[derive(Clone, Copy, Debug, Args)]
 pub struct ColorArgs {
-    /// When to colour the output; NO_COLOR turns `auto` off
+    /// When to color the output; NO_COLOR turns `auto` off
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
     color: ColorChoice,
 }
@@ -43,7 +43,7 @@ impl ColorArgs {
     }
 }
 
-/// Text with codes for a style, which the console removes where colours are off.
+/// Text with codes for a style, which the console removes where colors are off.
 fn paint(style: Style, text: impl Display) -> String {
     format!("{style}{text}{style:#}")
 }
@@ -94,7 +94,7 @@ fn stack_status(word: &str) -> Option<Style> {
     }
 }
 
-/// Text about an HTTP response, in the colour of its status.
+/// Text about an HTTP response, in the color of its status.
 pub fn by_http_status(status: u16, text: impl Display) -> String {
     let style = match status {
         ..400 => GREEN,

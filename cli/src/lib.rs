@@ -3,7 +3,7 @@
 //! - [`text`]: byte-order marks, line ends and hidden characters, and words for a shell
 //! - [`environment`]: environment variables
 //! - [`certificates`]: certificates in PEM files, and why a server's is not accepted
-//! - [`color`]: colours on terminals
+//! - [`color`]: colors on terminals
 //! - [`command_line`]: options from the command line, the environment and a file
 //! - [`completion`]: shells ask the program for candidates
 //! - [`console`]: output to stdout and stderr

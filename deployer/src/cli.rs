@@ -41,7 +41,7 @@ Print a completion script for a shell
 The script asks this program for candidates, also for environments, profiles, parameters and, with `--local`, clusters. Completion \
 reads only files on this machine and never calls AWS.";
 
-/// Deploys and operates the API that tells the nodes of a new Couchbase cluster which one initialises it.
+/// Deploys and operates the API that tells the nodes of a new Couchbase cluster which one initializes it.
 #[derive(Debug, Parser)]
 #[command(
     version,

@@ -1,4 +1,4 @@
-//! Results as labelled fields or aligned columns, and the ages in them.
+//! Results as labeled fields or aligned columns, and the ages in them.
 
 use std::{array, fmt::Formatter, iter, path::Path};
 

@@ -74,7 +74,7 @@ impl Report {
             _ if saw.contains("UnknownIssuer") => {
                 "if a private authority signed its certificate, `AWS_CA_BUNDLE` must name a PEM file with that one"
             }
-            _ if saw.contains(proxy::REFUSES) => proxy::advice(&saw),
+            _ if saw.contains(proxy::REFUSES) => proxy::advice(saw),
             _ if saw.starts_with("no answer") => {
                 "check the URL, and that the API runs; `cbbootstrap status` prints a stack's endpoint"
             }

@@ -89,7 +89,7 @@ pub fn router<S: Store>(store: S, policy: Policy) -> Router {
         .with_state(Service { store, policy })
 }
 
-/// The API over an embedded database. Not generic, so that it is compiled with this crate, which is optimised for speed.
+/// The API over an embedded database. Not generic, so that it is compiled with this crate, which is optimized for speed.
 #[cfg(feature = "sqlite")]
 pub fn over_sqlite(store: crate::store::sqlite::Sqlite, policy: Policy) -> Router {
     router(store, policy)

@@ -1,4 +1,4 @@
-//! The API: a REST API that tells the nodes of a new Couchbase cluster which one initialises it, and which one to join.
+//! The API: a REST API that tells the nodes of a new Couchbase cluster which one initializes it, and which one to join.
 //!
 //! A request passes these modules, outermost first:
 //!

@@ -129,7 +129,7 @@ pub fn logged(router: Router, function: &str) -> Router {
     })
 }
 
-/// A line in the embedded metric format. Capitalised names are metrics and dimensions. Each byte costs money, so metrics have no units.
+/// A line in the embedded metric format. Capitalized names are metrics and dimensions. Each byte costs money, so metrics have no units.
 struct EmbeddedMetrics<'a> {
     record: &'a RequestRecord<'a>,
     function: &'a str,

@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cluster_ids_are_normalised_and_have_no_hidden_characters() {
+    fn cluster_ids_are_normalized_and_have_no_hidden_characters() {
         for (text, expected) in [
             ("mycluster", Some("mycluster")),
             (
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_are_normalised() {
+    fn nodes_are_normalized() {
         for (text, expected) in [
             ("mynode_ip", "mynode_ip"),
             ("MyNode_IP.", "mynode_ip"),

@@ -49,7 +49,7 @@ pub struct Record {
     /// The UUID of another server that tried to claim under the first node's name. It is kept when the cluster is ready, because the
     /// response to that report is often the first one that shows it to the node.
     pub rival_node_uuid: Option<String>,
-    /// The first node has given its claim up, so it has not initialised its server.
+    /// The first node has given its claim up, so it has not initialized its server.
     pub is_given_up: bool,
     pub state: State,
     /// The number of the claim, from [`FIRST_GENERATION`]. It only grows.
@@ -81,7 +81,7 @@ pub struct Member {
     pub attestation: Option<Attestation>,
 }
 
-/// A node's request to initialise the cluster, or to learn which node to join.
+/// A node's request to initialize the cluster, or to learn which node to join.
 #[derive(Clone, Debug)]
 pub struct Claim {
     pub cluster_id: ClusterId,
@@ -105,7 +105,7 @@ pub enum Claimed {
     Joined,
 }
 
-/// A node's report that it has initialised the cluster, or joined it.
+/// A node's report that it has initialized the cluster, or joined it.
 #[derive(Clone, Debug)]
 pub struct Ready {
     pub cluster_id: ClusterId,
@@ -149,7 +149,7 @@ pub enum Refusal {
         "the cluster's UUID is {current}, not {given}: there are two clusters; check which one this node belongs to"
     )]
     OtherCluster { given: String, current: String },
-    /// Another server has claimed the cluster under the same node name. Its UUID is secret: it authorises calls for the node.
+    /// Another server has claimed the cluster under the same node name. Its UUID is secret: it authorizes calls for the node.
     #[error("the node name `{node}` is in use by another server; give each server its own name")]
     NameTaken { node: String },
     /// A joiner reports before the first node has.
@@ -333,7 +333,7 @@ impl Claim {
     }
 
     /// The nodes that had the cluster before this claim, except invalid names, which items of the original service may have. A node that
-    /// gave its claim up has not initialised its server, so it is not among them.
+    /// gave its claim up has not initialized its server, so it is not among them.
     fn previous_nodes(&self, before: Record) -> Vec<String> {
         let last = (!before.is_given_up).then_some(before.initial_node);
         let others = before.members.into_keys().chain(before.previous_initial_nodes);

@@ -56,7 +56,7 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     pub cluster_id: String,
-    /// The node that initialises the cluster; of a ready cluster, the one to join.
+    /// The node that initializes the cluster; of a ready cluster, the one to join.
     pub initial_node_ip_addr_or_hostname: String,
     /// Whether that is the calling node. `true` if the request names none, as in the original service.
     pub is_initial_node: bool,

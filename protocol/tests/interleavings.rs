@@ -24,8 +24,8 @@ use proptest::{collection, prelude::*, sample, strategy::ValueTree, test_runner:
 /// A property that holds after each step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Property {
-    /// In each generation, at most one node is to initialise.
-    OneInitialiser,
+    /// In each generation, at most one node is to initialize.
+    OneInitializer,
     /// The node to join won the claim, or took the place of a member that left.
     WinnerStays,
     /// That node, and no other, gets the response that it is the first node, however often it asks.
@@ -74,7 +74,7 @@ enum Property {
 use Property as P;
 
 const PROPERTIES: [Property; 23] = [
-    P::OneInitialiser,
+    P::OneInitializer,
     P::WinnerStays,
     P::WinnerIsAnswered,
     P::ClaimIsAnswered,
@@ -316,8 +316,8 @@ struct World<'a> {
     requests: Vec<Request>,
     /// The last generation that each node got.
     known_generations: BTreeMap<String, u64>,
-    /// The node that was to initialise in each generation.
-    initialisers: BTreeMap<u64, String>,
+    /// The node that was to initialize in each generation.
+    initializers: BTreeMap<u64, String>,
     generation: u64,
     initial: String,
     initial_uuid: Option<String>,
@@ -573,9 +573,9 @@ impl World<'_> {
             change(before.as_ref() != Some(&after), &mut answer);
         }
         if answer.is_initial_node && answer.state == State::Claimed {
-            let initialiser = self.initialisers.entry(answer.generation);
-            let initialiser = initialiser.or_insert_with(|| node.to_owned());
-            hold(initialiser == node, P::OneInitialiser)?;
+            let initializer = self.initializers.entry(answer.generation);
+            let initializer = initializer.or_insert_with(|| node.to_owned());
+            hold(initializer == node, P::OneInitializer)?;
         }
         match request {
             Request::Claim(claim) => self.claimed(claim, current.as_ref(), &mut after)?,
@@ -681,7 +681,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The nodes that had the cluster before a claim of this node and may have initialised it.
+    /// The nodes that had the cluster before a claim of this node and may have initialized it.
     fn previous_to(&self, node: &str) -> Vec<String> {
         let initial = Some(&self.initial).filter(|_| !self.is_given_up);
         let others = self.members.iter().chain(&self.previous);
@@ -836,7 +836,7 @@ const LONG_AGO: Option<Timestamp> = Some(Timestamp::UNIX_EPOCH);
 #[expect(clippy::too_many_lines, reason = "it is a list")]
 fn mistakes(property: Property) -> Vec<Mistake> {
     match property {
-        P::OneInitialiser => vec![
+        P::OneInitializer => vec![
             Tells(|_, cluster| cluster.is_initial_node = true),
             // A takeover keeps the generation.
             Makes(Claims, |_, before, after| {

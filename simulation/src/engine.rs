@@ -32,8 +32,8 @@ pub struct Times {
     pub function: Micros,
     /// A call to DynamoDB.
     pub call: Micros,
-    /// The initialisation of the first server.
-    pub initialise: Micros,
+    /// The initialization of the first server.
+    pub initialize: Micros,
     /// From the record to an active member: addition and rebalance.
     pub join: Micros,
 }
@@ -71,7 +71,7 @@ enum Kind {
     Table,
     /// The function answers.
     Answer,
-    /// A node's server has been initialised, or has joined.
+    /// A node's server has been initialized, or has joined.
     Server,
 }
 
@@ -236,10 +236,10 @@ impl Simulation {
                 let pause = u64::try_from(pause.as_micros()).expect("pauses are short");
                 self.push(pause + times.network, Kind::Round, cluster, node);
             }
-            Step::Initialise => {
+            Step::Initialize => {
                 self.note_place(cluster, node);
-                self.outcome.initialisations += 1;
-                self.push(times.initialise, Kind::Server, cluster, node);
+                self.outcome.initializations += 1;
+                self.push(times.initialize, Kind::Server, cluster, node);
             }
             Step::Join => {
                 self.note_place(cluster, node);

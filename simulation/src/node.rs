@@ -87,7 +87,7 @@ pub type Answer = Result<Option<ClusterRecord>, CallFailure>;
 pub enum Step {
     Call(Call),
     Pause(Duration),
-    Initialise,
+    Initialize,
     Join,
     /// Inspect the servers of nodes that lost their claims.
     Inspect(Vec<Node>),
@@ -168,7 +168,7 @@ impl Agent {
                 Step::Call(Call::Leave { generation })
             }
             Action::Inspect(nodes) => Step::Inspect(nodes),
-            Action::Initialise => Step::Initialise,
+            Action::Initialize => Step::Initialize,
             Action::Join(_) => Step::Join,
             // Other members list it, although its view here is of itself only. That costs the API nothing.
             Action::Confirm => {
@@ -232,10 +232,10 @@ impl Agent {
         self.memory.inspections.insert(node, inspection);
     }
 
-    /// Its server has initialised a cluster, or joined the recorded one.
+    /// Its server has initialized a cluster, or joined the recorded one.
     pub fn become_member(&mut self, of: Option<Uuid>) {
         self.pauses.restart();
-        self.memory.kept.has_initialised = of.is_none();
+        self.memory.kept.has_initialized = of.is_none();
         let this = NodeInfo {
             uuid: Some(self.uuid.clone()),
             ..NodeInfo::healthy(self.goal.node.as_str())

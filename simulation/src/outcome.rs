@@ -23,14 +23,14 @@ pub struct Minute {
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub nodes: u64,
-    /// How long each node took to know whether it initialises or joins, in milliseconds.
+    /// How long each node took to know whether it initializes or joins, in milliseconds.
     pub places: Vec<u32>,
     pub members: u64,
     /// Members that the API's list has no place for.
     pub unlisted: u64,
     /// Nodes that wait for an operator.
     pub stopped: u64,
-    pub initialisations: u64,
+    pub initializations: u64,
     pub takeovers: u64,
     /// When the last node became a member.
     pub ended: Micros,

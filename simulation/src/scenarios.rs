@@ -11,13 +11,13 @@ pub const HOUR: Micros = 60 * MINUTE;
 
 /// - `cold_start` and `function`: docs/benchmarks.md, and 100 ms in which Lambda starts an environment, which is a usual value
 /// - `call`: a usual value, as in the benchmark of the server
-/// - `network`, `initialise` and `join`: usual values
+/// - `network`, `initialize` and `join`: usual values
 pub const TIMES: Times = Times {
     network: 20_000,
     cold_start: 106_000,
     function: 490,
     call: 5_000,
-    initialise: 5 * SECOND,
+    initialize: 5 * SECOND,
     join: 30 * SECOND,
 };
 

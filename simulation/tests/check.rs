@@ -38,7 +38,7 @@ const TIMES: Times = Times {
     cold_start: 0,
     function: 1_000,
     call: 1_000,
-    initialise: 5 * SECOND,
+    initialize: 5 * SECOND,
     join: 2 * SECOND,
 };
 
@@ -128,9 +128,9 @@ fn run_client(url: &str, number: u16, spread: Micros) -> Duration {
                 thread::sleep(pause);
                 agent.round(Instant::now(), fastrand::f64())
             }
-            Step::Initialise | Step::Join => {
+            Step::Initialize | Step::Join => {
                 place = Some(booted.elapsed());
-                let micros = if step == Step::Join { TIMES.join } else { TIMES.initialise };
+                let micros = if step == Step::Join { TIMES.join } else { TIMES.initialize };
                 thread::sleep(Duration::from_micros(micros));
                 agent.become_member(agent.recorded_cluster());
                 agent.round(Instant::now(), fastrand::f64())

@@ -183,7 +183,7 @@ impl Agents {
         self.all_up(nodes, options).into_iter().map(|up| up.ended_with(0)).collect()
     }
 
-    /// The first node initialises its server, and its agent is killed before it reports that.
+    /// The first node initializes its server, and its agent is killed before it reports that.
     #[track_caller]
     pub fn die_unreported(&self, servers: &Servers) {
         let first = self.start(&servers[0], &[]);
@@ -197,7 +197,7 @@ impl Agents {
         assert_eq!(first.end().status, None);
         servers.on_request(|_| Then::Handle);
         // The server handles the request after its sender's death.
-        process::wait_until("the server is initialised", || !servers.clusters().is_empty());
+        process::wait_until("the server is initialized", || !servers.clusters().is_empty());
     }
 
     /// With a server in front of the API, which lists the agents' requests.

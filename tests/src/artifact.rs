@@ -88,7 +88,7 @@ fn make(name: &str, write: impl FnOnce(&Path)) -> String {
     path.display().to_string()
 }
 
-/// Runs `package`: a cross-build without the optimisations that take minutes.
+/// Runs `package`: a cross-build without the optimizations that take minutes.
 pub fn package(out: &Path) -> Ended {
     package_from(&builder(), programs::workspace(), out)
 }

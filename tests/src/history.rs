@@ -57,8 +57,8 @@ pub enum Outcome {
 /// The guarantees of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Property {
-    /// In a generation, at most one node initialises.
-    OneInitialiser,
+    /// In a generation, at most one node initializes.
+    OneInitializer,
     /// The node to join of a ready cluster is the winner of the claim, unless it leaves.
     WinnerStays,
     /// The winner of the claim gets the answer that it is the first node.
@@ -291,7 +291,7 @@ impl<'a> History<'a> {
         let uuid = told.cluster_uuid.as_deref();
 
         let mut properties = vec![
-            (Property::OneInitialiser, is_ready || is_winner),
+            (Property::OneInitializer, is_ready || is_winner),
             (
                 Property::WinnerStays,
                 !is_ready || is_winner || winner.is_some_and(|winner| self.has_left(winner, by)),
@@ -527,10 +527,10 @@ mod tests {
     fn violations_of_claims_and_leases_are_seen() {
         assert_seen([
             (
-                P::OneInitialiser,
+                P::OneInitializer,
                 vec![claim((0, 3), "a", claimed(1, "a")), claim((1, 2), "b", claimed(1, "b"))],
             ),
-            (P::OneInitialiser, after(status((3, 4), "b", claimed(3, "b")))),
+            (P::OneInitializer, after(status((3, 4), "b", claimed(3, "b")))),
             (
                 P::WinnerStays,
                 vec![

@@ -1,4 +1,4 @@
-//! Regular expressions, each compiled once: in an unoptimised build, that takes milliseconds.
+//! Regular expressions, each compiled once: in an unoptimized build, that takes milliseconds.
 
 use std::{
     collections::BTreeMap,

@@ -3,11 +3,11 @@
 //!
 //! # Properties
 //!
-//! - No second server is initialised while an earlier initialised one is visible, with the exceptions below.
+//! - No second server is initialized while an earlier initialized one is visible, with the exceptions below.
 //! - At most one cluster is ever believed to be the recorded one: reported without an error, or the end of a successful run.
-//! - A server that belongs to a cluster is neither initialised nor joined elsewhere, and a node that cannot begin a cluster does
+//! - A server that belongs to a cluster is neither initialized nor joined elsewhere, and a node that cannot begin a cluster does
 //!   not claim while its server is blank.
-//! - From the continued states (one in `continue_one_in`): an agent that has initialised its server and is the only one alive gets
+//! - From the continued states (one in `continue_one_in`): an agent that has initialized its server and is the only one alive gets
 //!   its cluster recorded, or ends with exit status 5 because another one is. If all agents continue, each ends as a member of the
 //!   recorded cluster, or with a reason. Until then no agent acts more than 40 times between waits.
 //!
@@ -18,7 +18,7 @@
 //!
 //! - An agent is paused between its last check of the lease and `/clusterInit` until less than `LEASE_MARGIN` is left
 //!   (`overslept`).
-//! - The server that was initialised first was unreachable for the agent that inspected it, at both inspections (`was_blind`).
+//! - The server that was initialized first was unreachable for the agent that inspected it, at both inspections (`was_blind`).
 //! - Two machines have the same name, and the first does not report before its lease ends: no node inspects its own name.
 //!   `ticks: false` excludes this.
 //!
@@ -36,10 +36,10 @@
 //! | a server is not found by one inspection | 29,991 | 41 | 3 |
 //! | a request arrives twice or late | 140,957 | 45 | 11 |
 //! | an answer is lost | 80,199 | 44 | 6 |
-//! | an answer is lost, and an initialisation refused | 94,413 | 44 | 8 |
+//! | an answer is lost, and an initialization refused | 94,413 | 44 | 8 |
 //! | the same with two refusals, agents that stay and two claims | 50,805 | 44 | 5 |
-//! | an initialisation is refused, and a request of an agent that stays is late | 53,999 | 35 | 5 |
-//! | an initialisation is refused, or ignored | 13,859 and 16,789 | 42 | 2 |
+//! | an initialization is refused, and a request of an agent that stays is late | 53,999 | 35 | 5 |
+//! | an initialization is refused, or ignored | 13,859 and 16,789 | 42 | 2 |
 //! | extras refused, services never up | 13,285 and 13,075 | 39 | 3 |
 //! | a foreign server, an unfit node, an agent that is dead | 3,676, 1,360 and 2,827 | 37 | 2 |
 //! | started over, with a late request | 31,973 | 36 | 4 |
@@ -50,7 +50,7 @@
 //!
 //! Depths differ by a few from run to run, since two threads do not search strictly in breadth.
 //!
-//! Not modelled: rebalances, failover and servers with other credentials (see `tests`), claims without a lease, `--adopt`, and
+//! Not modeled: rebalances, failover and servers with other credentials (see `tests`), claims without a lease, `--adopt`, and
 //! `leave` of members. The model repeats what `commands::up` does around the decisions.
 
 mod adversary;
@@ -156,7 +156,7 @@ fn two_nodes_begin_one_cluster_despite_a_lost_answer() {
 }
 
 #[test]
-fn two_nodes_begin_one_cluster_despite_a_refused_or_ignored_initialisation() {
+fn two_nodes_begin_one_cluster_despite_a_refused_or_ignored_initialization() {
     let plain = Setup { skew: false, ..one(Budgets::NONE) };
     let refusal = Budgets { refusals: 1, ..Budgets::NONE };
     let ignored = Budgets { ignores: 1, ..Budgets::NONE };

@@ -11,7 +11,7 @@ use crate::{
     values::{BucketSpec, Services},
 };
 
-pub const INITIALISE_LIMIT: Duration = Duration::from_secs(15);
+pub const INITIALIZE_LIMIT: Duration = Duration::from_secs(15);
 
 /// A server that adds a node gives up after 30 s by itself.
 const ADD_LIMIT: Duration = Duration::from_secs(90);
@@ -30,7 +30,7 @@ pub struct NewCluster<'c> {
 impl Server {
     /// Makes the server the first node of a cluster. The server checks everything before it changes anything, and sets the credentials
     /// last.
-    pub fn initialise(
+    pub fn initialize(
         &self,
         node: &Node,
         cluster: &NewCluster<'_>,
@@ -54,7 +54,7 @@ impl Server {
         // A server uses IPv4 by default. A node that joins gets the family of the cluster.
         form.extend(is_ipv6.then_some(("afamily", "ipv6")));
         let request = self.client.post(self.url_of("/clusterInit"));
-        self.send_form(request, &form, INITIALISE_LIMIT).map(drop)
+        self.send_form(request, &form, INITIALIZE_LIMIT).map(drop)
     }
 
     /// Adds a node that belongs to no cluster, by the path of a server group or the usual one.

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use ureq::{Agent, RequestBuilder, http::Response, typestate::WithBody};
 
 pub use self::{
-    change::{INITIALISE_LIMIT, NewCluster},
+    change::{INITIALIZE_LIMIT, NewCluster},
     quotas::Quotas,
     read::{
         Group, GroupNode, Groups, Health, Membership, NodeInfo, Pools, Rebalance, Recovery, View,

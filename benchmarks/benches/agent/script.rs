@@ -145,7 +145,7 @@ fn post(node: &Node, path: &str, form: &[(&str, &str)]) -> Result<(), String> {
 /// The nodes' names for rebalances, if one contains this address and no node is unhealthy.
 ///
 /// The script accepts any mention of the address, so it can add a node between the first node's `cluster-init` and `node-init`,
-/// which then fails. On the stand-in, which initialises at once, that would happen every time.
+/// which then fails. On the stand-in, which initializes at once, that would happen every time.
 fn healthy(node: &Node, address: &str) -> Result<Vec<String>, String> {
     let pool = get(node, "/pools/default")?;
     let nodes = pool["nodes"].as_array().ok_or("there are no nodes")?;

@@ -9,7 +9,7 @@ const WIDTH: u32 = 860;
 
 const OURS: RGBColor = RGBColor(0xea, 0x23, 0x28);
 const OTHERS: RGBColor = RGBColor(0x8a, 0x93, 0xa6);
-const COLOURS: [RGBColor; 5] = [
+const COLORS: [RGBColor; 5] = [
     OURS,
     RGBColor(0x1f, 0x6f, 0xb4),
     RGBColor(0x2e, 0x8b, 0x57),
@@ -52,12 +52,12 @@ impl Bars {
         let room = f64::from(WIDTH) - f64::from(LABELS) - 90.0;
         draw(height, |root| {
             root.draw_text(&self.title, &text(17, BLACK), (12, 14))?;
-            for (number, (label, value, value_text, colour)) in (0..).zip(&self.bars) {
+            for (number, (label, value, value_text, color)) in (0..).zip(&self.bars) {
                 let top = 46 + number * BAR;
                 #[expect(clippy::cast_possible_truncation, reason = "a number of pixels")]
                 let length = (room * (value / least).ln() / (most / least).ln()) as i32;
                 let bar = [(LABELS, top), (LABELS + length.max(2), top + BAR - 8)];
-                root.draw(&Rectangle::new(bar, colour.filled()))?;
+                root.draw(&Rectangle::new(bar, color.filled()))?;
                 root.draw_text(label, &text(14, BLACK), (12, top + 2))?;
                 let beside = (LABELS + length.max(2) + 8, top + 2);
                 root.draw_text(value_text, &text(14, BLACK), beside)?;
@@ -92,11 +92,11 @@ impl Lines {
         draw(360, |root| {
             root.draw_text(&self.title, &text(17, BLACK), (12, 14))?;
             let mut left = 12;
-            for ((label, _), colour) in self.lines.iter().zip(COLOURS.iter().cycle()) {
+            for ((label, _), color) in self.lines.iter().zip(COLORS.iter().cycle()) {
                 let style = text(13, BLACK);
                 let (width, _) = root.estimate_text_size(label, &style)?;
                 let line = [(left, 47), (left + 20, 47)];
-                root.draw(&PathElement::new(line, colour.stroke_width(2)))?;
+                root.draw(&PathElement::new(line, color.stroke_width(2)))?;
                 root.draw_text(label, &style, (left + 26, 40))?;
                 left += 26 + i32::try_from(width)? + 28;
             }
@@ -114,8 +114,8 @@ impl Lines {
                 .x_label_formatter(&|value| tick(*value))
                 .y_label_formatter(&|value| tick(*value))
                 .draw()?;
-            for ((_, points), colour) in self.lines.iter().zip(COLOURS.iter().cycle()) {
-                let series = LineSeries::new(points.iter().copied(), colour.stroke_width(2));
+            for ((_, points), color) in self.lines.iter().zip(COLORS.iter().cycle()) {
+                let series = LineSeries::new(points.iter().copied(), color.stroke_width(2));
                 chart.draw_series(series.point_size(3))?;
             }
             Ok(())
@@ -135,8 +135,8 @@ fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
     least * 0.8..most * 1.25
 }
 
-fn text(size: u32, colour: RGBColor) -> TextStyle<'static> {
-    (FONT, size).into_font().color(&colour)
+fn text(size: u32, color: RGBColor) -> TextStyle<'static> {
+    (FONT, size).into_font().color(&color)
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;

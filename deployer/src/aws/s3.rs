@@ -39,7 +39,7 @@ impl ClassifyRetry for Retries {
         match response.status().as_u16() {
             // S3 refuses two changes of a bucket at the same time.
             409 if has_code(response, "OperationAborted") => RetryAction::transient_error(),
-            // A refusal of a HEAD request has no error code, by which the SDK would recognise that the clocks differ. The next
+            // A refusal of a HEAD request has no error code, by which the SDK would recognize that the clocks differ. The next
             // attempt is signed by S3's clock.
             403 if response.body().bytes().unwrap_or_default().is_empty()
                 && clock_offset(response).is_some() =>

@@ -160,7 +160,7 @@ fn check_clock(ahead: Option<SignedDuration>) -> Check {
         _ => Verdict::Fail,
     };
     Check::new(verdict, "clock", detail)
-        .hint("synchronise this machine's clock, for example with `timedatectl set-ntp true`")
+        .hint("synchronize this machine's clock, for example with `timedatectl set-ntp true`")
 }
 
 /// Whether the command has the program without an option that names a file.
@@ -260,14 +260,14 @@ mod tests {
     fn hints_are_below_their_check() {
         let checks = vec![
             Check::ok("region", "us-east-1"),
-            Check::new(Verdict::Warn, "clock", "40 s behind AWS").hint("synchronise it"),
+            Check::new(Verdict::Warn, "clock", "40 s behind AWS").hint("synchronize it"),
         ];
         assert_eq!(
             Diagnosis { checks }.to_string(),
             "RESULT  CHECK   DETAIL\n\
              ok      region  us-east-1\n\
              warn    clock   40 s behind AWS\n                \
-             hint: synchronise it\n"
+             hint: synchronize it\n"
         );
     }
 }

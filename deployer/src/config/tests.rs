@@ -215,11 +215,7 @@ fn errors_name_what_is_wrong_with_the_file() {
         ("default_environment: dev", "it defines no environments", EXPECTED),
         ("environments: [dev]", "`environments` must contain `key: value` pairs", EXPECTED),
         ("environments: [{name: dev}]", "`environments` must contain `key: value` pairs", EXPECTED),
-        (
-            "jobs: {build: {steps: [{uses: !a [b]}]}}",
-            "unknown key `jobs`",
-            "the keys are: default_environment, environments",
-        ),
+        ("jobs: {a: [{b: !c [d]}]}", "unknown key `jobs`", "the keys are: default"),
         (
             "environments: {dev: [stack_name]}",
             "environment `dev` must contain `key: value` pairs",

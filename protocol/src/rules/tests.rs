@@ -214,7 +214,7 @@ fn digests_are_short_and_differ_between_clusters() {
 }
 
 #[test]
-fn a_takeover_notes_every_node_that_may_have_initialised() {
+fn a_takeover_notes_every_node_that_may_have_initialized() {
     let take = |node: &str, now, record| claim(node, Some(30), now).on(Some(record)).unwrap().1;
     let record = take("b", 100, claimed(Some(30)));
     assert_eq!(record.previous_initial_nodes, ["a"]);
@@ -222,13 +222,13 @@ fn a_takeover_notes_every_node_that_may_have_initialised() {
     assert_eq!(record.previous_initial_nodes, ["b", "a"]);
     let record = take("a", 300, record);
     assert_eq!(record.previous_initial_nodes, ["c", "b"], "not itself");
-    // A node that gives its claim up has not initialised its server.
+    // A node that gives its claim up has not initialized its server.
     let given_up = leave("a", 301).on(Some(record.clone())).unwrap();
     assert!(given_up.is_given_up);
     // Also for a clock that is behind that of the leave.
     let record = take("d", 294, given_up.clone());
     assert_eq!(record.generation, given_up.generation + 1);
-    // A report proves that it has initialised its server.
+    // A report proves that it has initialized its server.
     let reported = ready("a", None, None).on(Some(given_up)).unwrap();
     assert!(!reported.is_given_up);
     assert_eq!(record.previous_initial_nodes, ["c", "b"]);
@@ -311,7 +311,7 @@ fn two_servers_with_one_name_are_distinguished() {
     let members = ready("b", Some(1), None).on(Some(report("u1").on(Some(noted.clone())).unwrap()));
     let left = leave("a", 3).on(members.ok()).unwrap();
     assert_eq!((left.initial_node.as_str(), left.rival_node_uuid), ("b", None));
-    // Not the whole UUID, which would authorise calls for the second.
+    // Not the whole UUID, which would authorize calls for the second.
     let long = Record { rival_node_uuid: Some("0123456789abcdef".to_owned()), ..noted.clone() };
     let shown = long.answer(None, at(2)).rival_node_uuid;
     assert_eq!(shown.as_deref(), Some("01234567"));
@@ -356,7 +356,7 @@ fn records_expire_without_requests() {
         assert_eq!(record.renewal(at(day - 1)), None, "at most once a day");
         assert_eq!(record.renewal(at(day)), Some(at(401 * day)));
     }
-    // A claim that expired is kept while nodes ask, with the nodes that may have initialised.
+    // A claim that expired is kept while nodes ask, with the nodes that may have initialized.
     let leased = claimed(Some(30));
     let given_up = leave("a", 36).on(Some(leased.clone())).unwrap();
     for record in [leased, given_up] {

@@ -12,7 +12,7 @@ const BACKOFF: Backoff = Backoff::CONSTANT;
 fn assert_conserved(outcome: &Outcome, clusters: u64) {
     assert_eq!(outcome.places.len() as u64, outcome.nodes, "each node knows its role once");
     assert_eq!(outcome.members, outcome.nodes);
-    assert_eq!(outcome.initialisations, clusters, "one node of each cluster initialises");
+    assert_eq!(outcome.initializations, clusters, "one node of each cluster initializes");
     assert_eq!((outcome.stopped, outcome.takeovers), (0, 0));
     let total = outcome.total();
     assert_eq!(total.requests, total.answers_200 + total.answers_429 + total.answers_503);
@@ -20,12 +20,12 @@ fn assert_conserved(outcome: &Outcome, clusters: u64) {
 }
 
 #[test]
-fn each_node_learns_its_place_and_one_of_a_cluster_initialises() {
+fn each_node_learns_its_place_and_one_of_a_cluster_initializes() {
     let mut outcome = Simulation::run(boots(500, 1, Limits::defaults(), BACKOFF), 1);
     assert_conserved(&outcome, 500);
     assert_eq!(outcome.nodes, 5_000);
     assert_eq!(outcome.first_limit(), None);
-    // A joiner that asks at once waits for the initialisation and, at most, a pause.
+    // A joiner that asks at once waits for the initialization and, at most, a pause.
     assert!(outcome.place_known(1.0) < Some(9.0), "{:?}", outcome.place_known(1.0));
 }
 
@@ -59,12 +59,12 @@ fn nodes_catch_up_after_a_throttled_table() {
 
 #[test]
 fn lost_claims_are_taken_over_and_given_back() {
-    // The outage is longer than the lease, and begins while servers are initialised.
+    // The outage is longer than the lease, and begins while servers are initialized.
     let scenario = Scenario {
         clusters: 1,
         outage: Some((2 * SECOND, 10 * MINUTE)),
         ..boots(1, 1, Limits::defaults(), BACKOFF)
     };
     let outcome = Simulation::run(scenario, 1);
-    assert_eq!((outcome.members, outcome.stopped, outcome.initialisations), (10, 0, 1));
+    assert_eq!((outcome.members, outcome.stopped, outcome.initializations), (10, 0, 1));
 }

@@ -13,7 +13,7 @@ use super::{
     rebalance::{Ended, Rebalance, Rebalanced},
 };
 
-/// The behaviour that tests set.
+/// The behavior that tests set.
 pub struct Knobs {
     pub community: bool,
     pub add_takes: Duration,

@@ -107,13 +107,13 @@ fn an_unreported_cluster_stops_the_others_after_a_lease() {
     agents.die_unreported(&servers);
     agents.lapse();
     let up = agents.up(&servers[1], &[]);
-    up.failed(5, "has initialised a cluster for `demo` but not reported it");
+    up.failed(5, "has initialized a cluster for `demo` but not reported it");
     assert!(up.stderr.contains("cbbootstrap-agent up"), "{up}");
     assert!(servers[1].is_blank());
     one_cluster(&servers, 1);
 }
 
-/// The API's answer takes half of the lease: what is left is too little to initialise.
+/// The API's answer takes half of the lease: what is left is too little to initialize.
 #[test]
 fn a_lease_counts_from_before_the_request() {
     let servers = Servers::start(1);
@@ -234,7 +234,7 @@ fn joiner_that_leaves_at_once_reports_the_dead_member_that_its_rebalance_removes
 
 /// The first request may still take effect, so another node must not begin before it has inspected this one.
 #[test]
-fn node_whose_initialisation_broke_off_keeps_its_claim_after_refusals() {
+fn node_whose_initialization_broke_off_keeps_its_claim_after_refusals() {
     let (servers, agents) = scene(1);
     let (front, agents) = agents.with("CBBOOTSTRAP_LEASE", "10m").behind_front();
     let calls = AtomicU32::new(0);
@@ -248,7 +248,7 @@ fn node_whose_initialisation_broke_off_keeps_its_claim_after_refusals() {
         }
     });
     let resident = agents.stay(&servers[0], &[], &[]);
-    resident.wait_for("the server refuses to initialise the cluster");
+    resident.wait_for("the server refuses to initialize the cluster");
     resident.signal("HUP");
     wait_until("it is refused again", || servers.count("/clusterInit") == 3);
     let since = Instant::now();
@@ -261,7 +261,7 @@ fn node_whose_initialisation_broke_off_keeps_its_claim_after_refusals() {
     assert_eq!(agents.record()["generation"], 1);
     // A life prints what is known once.
     let log = resident.log();
-    for line in ["server: ", "claim: ", "the server refuses to initialise the cluster"] {
+    for line in ["server: ", "claim: ", "the server refuses to initialize the cluster"] {
         assert_eq!(log.matches(line).count(), 2, "{line}: {log}");
     }
 }

@@ -426,7 +426,7 @@ fn errors_name_what_is_wrong_with_the_file() {
     for (text, error, hint) in [
         ("clusterid: demo", "unknown key `clusterid`", "did you mean `cluster_id`?"),
         ("password: secret", "unknown key `password`", "did you mean `password_file`?"),
-        ("colour: red", "unknown key `colour`", "the keys are: adopt, alternate_address"),
+        ("color: red", "unknown key `color`", "the keys are: adopt, alternate_address"),
         ("output: json", "unknown key `output`", ""),
         ("config: other.yaml", "unknown key `config`", ""),
         ("shell: bash", "unknown key `shell`", ""),
@@ -581,14 +581,14 @@ fn errors_do_not_print_secrets() {
     });
     let refused = up(0, &[]).ended_with(1);
     assert!(
-        refused.stderr.contains("refuses to initialise the cluster: This is a test."),
+        refused.stderr.contains("refuses to initialize the cluster: This is a test."),
         "{refused}"
     );
     scene.servers.on_request(|seen| match seen.path.as_str() {
         "/clusterInit" => Then::Drop,
         _ => Then::Handle,
     });
-    up(0, &["--timeout=2s"]).failed(3, "s: initialise");
+    up(0, &["--timeout=2s"]).failed(3, "s: initialize");
     scene.servers.on_request(|_| Then::Handle);
     up(0, &[]).ended_with(0);
 
@@ -879,7 +879,7 @@ fn a_timeout_reports_what_the_agent_waits_for() {
         &["http://127.0.0.1:1 does not answer: the connection is refused"],
     );
     http::claim(&scene.local.endpoint, "demo", "10.0.0.9").unwrap();
-    late(&up(&[]), &["`10.0.0.9` has not initialised the cluster yet; its claim never expires"]);
+    late(&up(&[]), &["`10.0.0.9` has not initialized the cluster yet; its claim never expires"]);
     let leased =
         r#"{"cluster_id": "leased", "node_ip_addr_or_hostname": "10.0.0.9", "lease_seconds": 600}"#;
     http::post(&scene.local.endpoint, "/cluster", leased).unwrap();
@@ -1229,7 +1229,7 @@ fn a_terminal_shows_progress_in_one_line() {
     insta::assert_snapshot!(screen, @r"
         <n> s  server: http://<node>:8091 runs 7.6.8-7151-enterprise and belongs to no cluster yet
         <n> s  claim: this node is the first (generation 1)
-        <n> s  initialise: a cluster of one node, 19284 MB, data
+        <n> s  initialize: a cluster of one node, 19284 MB, data
         <n> s  ready: reported
         <n> s  bucket: `app`, 256 MB on each node
     `<node>` is an active member of `demo` (<uuid>), which is balanced and has 1 node

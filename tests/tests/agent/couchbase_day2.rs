@@ -26,8 +26,8 @@ const REBALANCE: Duration = Duration::from_secs(1000);
 
 /// The exchanges that are not replayed, and why.
 const NOT_REPLAYED: [(&str, &str); 11] = [
-    (r"^(E8|E10b|E34c|F34|G15|G20|I24|J28b|J38b)#0$", "the log is not modelled"),
-    (r"^F34b#0$", "reports are not modelled"),
+    (r"^(E8|E10b|E34c|F34|G15|G20|I24|J28b|J38b)#0$", "the log is not modeled"),
+    (r"^F34b#0$", "reports are not modeled"),
     (r"^F33#3$", "half a second in which a failover has begun and not ended"),
     (r"^F59c#0$", "a node lost in an unsafe failover, long after: it restarts indefinitely here"),
     (r"^(G4|G22|G22b)#0$", "the agent does not use /settings/retryRebalance"),

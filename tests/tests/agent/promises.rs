@@ -36,8 +36,8 @@ fn assert_no_password(servers: &Servers, node: &Node) {
     assert!(with_password.is_empty(), "{with_password:?}");
 }
 
-/// The first node has the claim and does not get to initialise its server, until this is false.
-fn hold_initialisation(servers: &Servers) -> Arc<AtomicBool> {
+/// The first node has the claim and does not get to initialize its server, until this is false.
+fn hold_initialization(servers: &Servers) -> Arc<AtomicBool> {
     let is_held = Arc::new(AtomicBool::new(true));
     let holds = Arc::clone(&is_held);
     servers.on_request(move |seen| {
@@ -52,7 +52,7 @@ fn hold_initialisation(servers: &Servers) -> Arc<AtomicBool> {
 
 // Never two.
 
-/// A setting that the server refuses after the initialisation is a warning; the nodes form one cluster on both editions.
+/// A setting that the server refuses after the initialization is a warning; the nodes form one cluster on both editions.
 #[test]
 fn three_nodes_become_one_cluster_whatever_is_refused() {
     let refusing = |path: &'static str| {
@@ -160,7 +160,7 @@ fn services_that_never_come_up_do_not_delay_the_report() {
     assert_eq!(servers.clusters().len(), 1);
 }
 
-/// The first node has initialised and dies before it reports. The node that takes over sees that, and waits for it.
+/// The first node has initialized and dies before it reports. The node that takes over sees that, and waits for it.
 #[test]
 fn a_takeover_detects_an_unreported_cluster() {
     let (servers, agents) = scene(3);
@@ -191,7 +191,7 @@ fn a_takeover_checks_every_earlier_claimant() {
     agents.die_unreported(&servers);
     for node in &servers.nodes()[1..] {
         agents.lapse();
-        agents.up(node, &[]).failed(3, "has initialised its server and not reported it");
+        agents.up(node, &[]).failed(3, "has initialized its server and not reported it");
     }
     one_cluster(&servers, 1);
     assert_eq!(servers.count("/clusterInit"), 1);
@@ -226,7 +226,7 @@ fn a_server_in_an_unclear_state_is_not_treated_as_dead() {
     assert_eq!(up.status, Some(3), "{up}");
     assert!(servers[1].is_blank());
     servers[0].hang(false);
-    agents.up(&servers[1], &[]).failed(3, "has initialised its server and not reported it");
+    agents.up(&servers[1], &[]).failed(3, "has initialized its server and not reported it");
     one_cluster(&servers, 1);
 }
 
@@ -240,7 +240,7 @@ fn a_server_that_is_starting_is_not_treated_as_dead() {
     let second = agents.stay(&servers[1], &[], &[]);
     second.wait_for("does not answer; it is checked again before this node begins the cluster");
     servers[0].restart();
-    second.wait_for("has initialised its server without reporting it");
+    second.wait_for("has initialized its server without reporting it");
     agents.up(&servers[0], &[]).document();
     second.wait_for("which has 2 nodes");
     one_cluster(&servers, 2);
@@ -276,7 +276,7 @@ fn a_member_of_an_existing_cluster_reports_it_again() {
 fn two_machines_with_one_name_are_both_warned() {
     let (servers, agents) = scene(2);
     let first = agents.start(&servers[0], &[]);
-    let is_held = hold_initialisation(&servers);
+    let is_held = hold_initialization(&servers);
     process::wait_until("the first has claimed", || agents.record()["state"] == "claimed");
     let mut second = agents.command(&servers[1], &["up", "--timeout", "3s"]);
     second.env("CBBOOTSTRAP_NODE", servers[0].address());
@@ -303,7 +303,7 @@ fn two_machines_with_one_name_are_both_warned() {
 #[test]
 fn a_stranger_cannot_break_a_boot() {
     let (servers, agents) = scene(2);
-    let is_held = hold_initialisation(&servers);
+    let is_held = hold_initialization(&servers);
     let first = agents.start(&servers[0], &[]);
     process::wait_until("the first has claimed", || agents.record()["state"] == "claimed");
     let node = servers[0].address();
@@ -740,7 +740,7 @@ fn answers_that_cannot_be_true_are_refused() {
 // Never spinning, and always ending in time.
 
 #[test]
-fn an_initialisation_without_effect_is_not_repeated() {
+fn an_initialization_without_effect_is_not_repeated() {
     let servers = Servers::start(1);
     servers.on_request(
         |seen| {
@@ -767,9 +767,9 @@ fn an_addition_without_effect_is_not_repeated_at_once() {
     assert!(servers.count("/addNode") < 45, "{} additions", servers.count("/addNode"));
 }
 
-/// The server would be initialised after the command had failed.
+/// The server would be initialized after the command had failed.
 #[test]
-fn a_claim_at_the_end_of_the_time_limit_initialises_nothing() {
+fn a_claim_at_the_end_of_the_time_limit_initializes_nothing() {
     let servers = Servers::start(1);
     let api = fake_api(|_, asking| {
         thread::sleep(Duration::from_millis(2500));
@@ -777,7 +777,7 @@ fn a_claim_at_the_end_of_the_time_limit_initialises_nothing() {
     });
     let agents = Agents::new(&api.url, "demo", &servers);
     let up = agents.up(&servers[0], &["--timeout", "3s"]);
-    up.failed(3, "initialise: too little time is left");
+    up.failed(3, "initialize: too little time is left");
     assert_eq!(servers.count("/clusterInit"), 0);
 }
 
@@ -1023,7 +1023,7 @@ fn lost_certificates_are_explained() {
 
 /// The server's reason is printed even if the API does not release the claim.
 #[test]
-fn a_refused_initialisation_is_explained_although_the_claim_stays() {
+fn a_refused_initialization_is_explained_although_the_claim_stays() {
     let (servers, agents) = scene(1);
     servers.on_request(|seen| {
         let is_init = seen.path.ends_with("/clusterInit");
@@ -1038,7 +1038,7 @@ fn a_refused_initialisation_is_explained_although_the_claim_stays() {
         (answer.status, answer.body)
     });
     let refused = agents.with("CBBOOTSTRAP_API", &front.url).up(&servers[0], &[]);
-    refused.failed(1, "the server refuses to initialise the cluster");
+    refused.failed(1, "the server refuses to initialize the cluster");
     assert!(refused.stderr.contains("no way"), "{refused}");
     assert!(refused.stderr.contains("did not release the claim"), "{refused}");
 }

@@ -308,7 +308,7 @@ fn a_first_node_that_never_comes_back_is_taken_over() {
     assert_one_cluster(&agents, &servers, 4);
 }
 
-/// It sleeps after its initialisation until its lease has expired. The node that takes over sees its server, and lets it report.
+/// It sleeps after its initialization until its lease has expired. The node that takes over sees its server, and lets it report.
 #[test]
 fn a_first_node_that_sleeps_through_its_lease_still_reports_its_cluster() {
     let (servers, agents) = scene(2);
@@ -669,7 +669,7 @@ fn an_api_that_is_away_is_waited_for() {
     assert_one_cluster(&agents, &servers, 2);
 }
 
-/// The first node initialises, dies before it reports, and comes back after its lease. No node has taken over the claim.
+/// The first node initializes, dies before it reports, and comes back after its lease. No node has taken over the claim.
 #[test]
 fn a_first_node_that_comes_back_late_continues() {
     let (servers, agents) = scene(2);
@@ -704,7 +704,7 @@ fn a_first_node_that_cannot_start_gives_up_its_claim() {
     });
     agents
         .up(&servers[0], &[])
-        .failed(1, "the server refuses to initialise the cluster: services: no");
+        .failed(1, "the server refuses to initialize the cluster: services: no");
     assert!(servers[0].is_blank());
     let document = agents.up(&servers[1], &[]).document();
     assert_eq!(document["generation"], 2);

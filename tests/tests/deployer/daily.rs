@@ -1,4 +1,4 @@
-//! Daily use: the first line, `list`, `open`, `template`, `doctor`, `help`, the lines of `logs`, colours and annotations.
+//! Daily use: the first line, `list`, `open`, `template`, `doctor`, `help`, the lines of `logs`, colors and annotations.
 
 use std::fs;
 
@@ -276,13 +276,13 @@ fn help_has_examples_and_variables() {
 }
 
 #[test]
-fn output_is_coloured_on_request() {
+fn output_is_colored_on_request() {
     const RED_ERROR: &str = "\u{1b}[1m\u{1b}[31merror:\u{1b}[0m ";
     let user = User::default();
-    let coloured =
+    let colored =
         |options: &[&str]| user.run(&[&["status"], options].concat()).stderr.contains(RED_ERROR);
-    assert!(!coloured(&[]), "stderr is not a terminal");
-    assert!(coloured(&["--color", "always"]));
+    assert!(!colored(&[]), "stderr is not a terminal");
+    assert!(colored(&["--color", "always"]));
     assert!(user.run(&["--color=always", "status"]).stderr.contains(RED_ERROR));
     let json = user.run(&["status", "--color", "always", "--output", "json"]).stderr;
     let document = json.lines().next().unwrap();

@@ -178,7 +178,7 @@ fn request_limits_are_enforced() {
 }
 
 #[test]
-fn smoke_recognises_a_working_endpoint() {
+fn smoke_recognizes_a_working_endpoint() {
     let data = tempdir().unwrap();
     let local = Local::start(data.path());
     let user = User::default();

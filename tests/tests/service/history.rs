@@ -290,7 +290,7 @@ async fn broken(mistake: Mistake) -> BTreeSet<Property> {
 async fn a_broken_service_is_detected() {
     print_header();
     for (mistake, property) in [
-        (Mistake::ClaimsAlways, Property::OneInitialiser),
+        (Mistake::ClaimsAlways, Property::OneInitializer),
         (Mistake::IgnoresLeases, Property::LeaseIsKept),
         (Mistake::ReadsLate, Property::GenerationsGrow),
     ] {

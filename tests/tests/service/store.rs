@@ -125,7 +125,7 @@ async fn every_store(store: &impl Store) {
     an_operator_forgets_members_but_not_the_last(store).await;
 }
 
-/// The behaviour of every store under concurrent requests.
+/// The behavior of every store under concurrent requests.
 async fn every_store_at_once(store: &impl Store) {
     of_many_at_once_one_wins(store).await;
     of_many_at_once_one_takes_over(store).await;
@@ -944,7 +944,7 @@ async fn it_follows_the_rules(
     }
 }
 
-/// The behaviour of the DynamoDB store with sequential requests.
+/// The behavior of the DynamoDB store with sequential requests.
 async fn dynamodb(client: &Client) -> DynamoDb {
     let store = store(client).await;
     store.warm_up().await.unwrap();

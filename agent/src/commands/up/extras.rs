@@ -51,7 +51,7 @@ impl Run<'_> {
     }
 
     /// The first node renames the group that its server begins in, or moves if other nodes are there already. A node that was not
-    /// initialised by this run stays where its operators have put it.
+    /// initialized by this run stays where its operators have put it.
     fn set_group(&self, wanted: &str, view: &View) -> Result<String, CallError> {
         let refusal = |why: String| Err(CallError::Refused(StatusCode::BAD_REQUEST, why));
         if !self.is_enterprise() {

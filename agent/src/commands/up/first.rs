@@ -1,4 +1,4 @@
-//! The first node: checks before the claim, and the initialisation.
+//! The first node: checks before the claim, and the initialization.
 
 use std::{
     net::{IpAddr, ToSocketAddrs},
@@ -18,8 +18,8 @@ use crate::{
     values::BucketSpec,
 };
 
-/// A command with less time left does not initialise the cluster, which takes some tenths of a second.
-const INITIALISATION_TIME: Duration = Duration::from_secs(1);
+/// A command with less time left does not initialize the cluster, which takes some tenths of a second.
+const INITIALIZATION_TIME: Duration = Duration::from_secs(1);
 
 /// Checks that each bucket is given once, and that all of them fit into the data service's quota in MB.
 pub(super) fn check_buckets(buckets: &[BucketSpec], quota: u64) -> Result<(), Failure> {
@@ -40,7 +40,7 @@ pub(super) fn check_buckets(buckets: &[BucketSpec], quota: u64) -> Result<(), Fa
 }
 
 impl Run<'_> {
-    /// Makes slow checks and finds wrong options: before a claim, because the lease only covers the initialisation, and before a member
+    /// Makes slow checks and finds wrong options: before a claim, because the lease only covers the initialization, and before a member
     /// adds the server that the name leads to.
     pub(super) fn check_name_and_services(&mut self) -> Result<(), Interrupt> {
         self.check_node()?;
@@ -111,20 +111,20 @@ impl Run<'_> {
     pub(super) fn give_up_claim(&mut self, node: &Node, generation: u64) -> Result<(), Interrupt> {
         self.leave_claim(generation)?;
         self.printer.warning(format_args!(
-            "`{node}` has initialised its server without reporting it: this node gives its claim up, so that `{node}` can report"
+            "`{node}` has initialized its server without reporting it: this node gives its claim up, so that `{node}` can report"
         ));
         self.state.memory.occupied_by = Some((node.clone(), Instant::now()));
         Ok(())
     }
 
-    /// Initialises the cluster. If the server refuses, the claim is given up: other nodes need not wait until it expires.
-    pub(super) fn initialise(&mut self, record: &ClusterRecord) -> Result<(), Interrupt> {
+    /// Initializes the cluster. If the server refuses, the claim is given up: other nodes need not wait until it expires.
+    pub(super) fn initialize(&mut self, record: &ClusterRecord) -> Result<(), Interrupt> {
         // Right before the call: it must end before the lease does.
         if record.lease_left(Instant::now()).is_some_and(|left| left < LEASE_MARGIN) {
             return Ok(());
         }
-        if self.here.peers.deadline.time_left() < INITIALISATION_TIME {
-            return Err(Interrupt::wait("initialise: too little time is left"));
+        if self.here.peers.deadline.time_left() < INITIALIZATION_TIME {
+            return Err(Interrupt::wait("initialize: too little time is left"));
         }
         let (generation, quota, services) = (record.generation, self.quota()?, &self.args.services);
         // The answer may be lost.
@@ -137,11 +137,11 @@ impl Run<'_> {
             is_ipv6: self.state.is_ipv6,
         };
         let administrator = &self.here.peers.administrator;
-        match self.here.server.initialise(self.node(), &cluster, administrator) {
+        match self.here.server.initialize(self.node(), &cluster, administrator) {
             Ok(()) => {
-                self.state.memory.kept.has_initialised = true;
+                self.state.memory.kept.has_initialized = true;
                 self.printer.step(format_args!(
-                    "initialise: a cluster of one node, {quota} MB, {services}"
+                    "initialize: a cluster of one node, {quota} MB, {services}"
                 ));
                 Ok(())
             }
@@ -149,7 +149,7 @@ impl Run<'_> {
             // The next round shows the effect. The server may also carry it out later.
             Err(error) => {
                 self.state.memory.kept.may_be_under_way = true;
-                Err(Interrupt::wait(format!("initialise: {error}")))
+                Err(Interrupt::wait(format!("initialize: {error}")))
             }
         }
     }
@@ -157,9 +157,9 @@ impl Run<'_> {
     /// The server has refused. It may still have carried out an earlier request with a lost answer.
     fn end_refused(&mut self, error: &CallError, generation: u64) -> Interrupt {
         if !self.here.server.pools().is_ok_and(|pools| pools.uuid.is_none()) {
-            return Interrupt::wait(format!("initialise: {error}"));
+            return Interrupt::wait(format!("initialize: {error}"));
         }
-        let why = format!("the server refuses to initialise the cluster: {error}");
+        let why = format!("the server refuses to initialize the cluster: {error}");
         let hint = if self.state.memory.kept.may_be_under_way {
             "an earlier request may still take effect, so this node keeps its claim until it expires; then run the command again"
         } else {

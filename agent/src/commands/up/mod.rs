@@ -267,8 +267,8 @@ impl<'r> Run<'r> {
     /// Whether the last round did nothing that a command by hand could get in the way of before the next one.
     pub(super) fn only_waits(&self) -> bool {
         let RunState { memory, last, .. } = &self.state;
-        let is_initialising = memory.kept.may_be_under_way || memory.kept.has_initialised;
-        !is_initialising
+        let is_initializing = memory.kept.may_be_under_way || memory.kept.has_initialized;
+        !is_initializing
             && matches!(last, None | Some(Action::Wait(_) | Action::Join(_) | Action::Confirm))
     }
 
@@ -427,7 +427,7 @@ impl<'r> Run<'r> {
                 self.give_up_claim(&node, record.generation)?;
             }
             (Action::LeaveClaim, _, Some(record)) => self.leave_claim(record.generation)?,
-            (Action::Initialise, _, Some(record)) => self.initialise(&record)?,
+            (Action::Initialize, _, Some(record)) => self.initialize(&record)?,
             (Action::Join(members), _, Some(record)) => {
                 if !self.state.is_checked {
                     self.check_name_and_services()?;

@@ -129,7 +129,7 @@ impl Run<'_> {
                 )
             }
             StopReason::Occupied(first) => (
-                format!("`{first}` has initialised a cluster for `{id}` but not reported it, so this node does not start a second one; {untouched}"),
+                format!("`{first}` has initialized a cluster for `{id}` but not reported it, so this node does not start a second one; {untouched}"),
                 &*format!("run `cbbootstrap-agent up` on `{first}`, or reset its server if you do not need its data"),
             ),
             StopReason::NoTrust => (

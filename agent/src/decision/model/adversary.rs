@@ -32,8 +32,8 @@ const MOST_ACTS: u8 = 12;
 pub(super) enum Broken {
     /// The administrator's password goes to a host that no member vouches for.
     Exposed,
-    /// A server was initialised although it belongs to a cluster or had accepted an initialisation.
-    InitialisedTwice,
+    /// A server was initialized although it belongs to a cluster or had accepted an initialization.
+    InitializedTwice,
     /// The agent acts again and again without a wait.
     Spins,
 }
@@ -65,7 +65,7 @@ pub(super) struct Run {
     generation: u64,
     inspections: BTreeMap<String, bool>,
     occupied: Option<String>,
-    has_initialised: bool,
+    has_initialized: bool,
     is_claimed_by_other: bool,
     is_reported: bool,
     is_attested: bool,
@@ -275,7 +275,7 @@ impl Adversary {
             occupied_by: run.occupied.as_deref().map(|name| (node(name), now())),
             is_reported: run.is_reported,
             is_attested: run.is_attested,
-            kept: Kept { has_initialised: run.has_initialised, ..Kept::default() },
+            kept: Kept { has_initialized: run.has_initialized, ..Kept::default() },
             ..Memory::default()
         }
     }
@@ -379,18 +379,18 @@ impl Adversary {
                 run.occupied = Some(node.as_str().to_owned());
                 false
             }
-            Action::Initialise => {
-                if run.cluster.is_some() || run.has_initialised {
-                    run.broken = Some(Broken::InitialisedTwice);
+            Action::Initialize => {
+                if run.cluster.is_some() || run.has_initialized {
+                    run.broken = Some(Broken::InitializedTwice);
                 }
                 match round.works {
                     Works::Yes => {
                         run.cluster = Some(uuid("mine"));
-                        run.has_initialised = true;
+                        run.has_initialized = true;
                         false
                     }
                     Works::WithoutEffect => {
-                        run.has_initialised = true;
+                        run.has_initialized = true;
                         false
                     }
                     Works::No => true,
@@ -475,8 +475,8 @@ impl Model for Adversary {
         } else {
             run.acts += 1;
         }
-        // The next round asks again, except after the initialisation.
-        let has_begun = run.has_initialised && last.cluster.is_none() && run.cluster.is_some();
+        // The next round asks again, except after the initialization.
+        let has_begun = run.has_initialized && last.cluster.is_none() && run.cluster.is_some();
         run.asked.take_if(|answer| !has_begun && self.answers[*answer].state != State::Ready);
         if run.acts > MOST_ACTS && run.broken.is_none() {
             run.broken = Some(Broken::Spins);

@@ -33,14 +33,14 @@ fn blank_server_begins_the_cluster_or_joins() {
     let cases = [
         ("not asked", NotYet, Then(Claim)),
         ("no record", NoRecord, Then(Claim)),
-        ("claimed for good", Has(claimed_by(ME, None)), Then(Initialise)),
-        ("exactly the margin left", Has(claimed_by(ME, 16)), Then(Initialise)),
+        ("claimed for good", Has(claimed_by(ME, None)), Then(Initialize)),
+        ("exactly the margin left", Has(claimed_by(ME, 16)), Then(Initialize)),
         ("less than the margin left", Has(claimed_by(ME, 15)), Waits("is about to expire")),
         ("an expired claim", Has(claimed_by(ME, 0)), Waits("this node's claim is about to expire")),
         (
             "another's claim",
             Has(claimed_by(FIRST, 42)),
-            Waits("`10.0.0.2` has not initialised the cluster yet; its claim expires in 42 s"),
+            Waits("`10.0.0.2` has not initialized the cluster yet; its claim expires in 42 s"),
         ),
         ("another's for good", Has(claimed_by(FIRST, None)), Waits("its claim never expires")),
         ("another's, after this node's", Has(taken_over(FIRST, 20, &[ME])), Waits("expires in 20 s")),
@@ -110,16 +110,16 @@ fn node_that_waits_for_another_reads_the_record_until_the_claim_expires() {
 }
 
 #[test]
-fn nodes_that_lost_the_claim_are_inspected_before_the_initialisation() {
+fn nodes_that_lost_the_claim_are_inspected_before_the_initialization() {
     use Inspection::{Blank, Dead, Provisioned, Unreachable};
     let of_both = || taken_over(ME, 30, &[FIRST, THIRD]);
-    let has_initialised =
-        with(Kept { has_initialised: true, ..Kept::default() }, Memory::default());
+    let has_initialized =
+        with(Kept { has_initialized: true, ..Kept::default() }, Memory::default());
     #[rustfmt::skip]
     let cases = [
         ("no node was inspected", of_both(), inspected(&[]), Then(Inspect(nodes(&[FIRST, THIRD])))),
         ("one was, though it has a cluster", of_both(), inspected(&[(THIRD, Provisioned)]), Then(Inspect(nodes(&[FIRST])))),
-        ("none has a cluster", of_both(), inspected(&[(FIRST, Blank), (THIRD, Dead)]), Then(Initialise)),
+        ("none has a cluster", of_both(), inspected(&[(FIRST, Blank), (THIRD, Dead)]), Then(Initialize)),
         ("one is absent", of_both(), absent_for(13, &[(FIRST, Blank), (THIRD, Unreachable)]), Waits("`10.0.0.3`, which lost its claim, does not answer")),
         (
             "one has been absent for some time: the others are inspected again as well",
@@ -144,14 +144,14 @@ fn nodes_that_lost_the_claim_are_inspected_before_the_initialisation() {
             "a node outside the list has a cluster",
             taken_over(ME, 30, &[FIRST]),
             inspected(&[(FIRST, Blank), (THIRD, Provisioned)]),
-            Then(Initialise),
+            Then(Initialize),
         ),
         ("too little time is left", taken_over(ME, 15, &[FIRST]), inspected(&[]), Waits("is about to expire")),
         (
-            "the server took its initialisation before",
+            "the server took its initialization before",
             taken_over(ME, 30, &[FIRST]),
-            has_initialised,
-            Waits("has accepted its initialisation and still belongs to no cluster"),
+            has_initialized,
+            Waits("has accepted its initialization and still belongs to no cluster"),
         ),
     ];
     for (what, record, memory, expected) in cases {
@@ -167,7 +167,7 @@ fn claim_that_this_node_gives_up_is_not_used_again() {
     #[rustfmt::skip]
     let cases = [
         ("the API has not confirmed it", claimed_by(ME, 60), has_left(generation), Then(LeaveClaim)),
-        ("a later claim", claimed_by(ME, 60), has_left(generation - 1), Then(Initialise)),
+        ("a later claim", claimed_by(ME, 60), has_left(generation - 1), Then(Initialize)),
         ("taken over", claimed_by(FIRST, 60), has_left(generation), Waits("claim expires in 60 s")),
     ];
     for (what, record, memory, expected) in cases {
@@ -176,9 +176,9 @@ fn claim_that_this_node_gives_up_is_not_used_again() {
 }
 
 #[test]
-fn server_initialised_without_effect_leaves_the_claim_to_others() {
-    let memory = with(Kept { has_initialised: true, ..Kept::default() }, Memory::default());
-    let waits = || Waits("has accepted its initialisation and still belongs to no cluster");
+fn server_initialized_without_effect_leaves_the_claim_to_others() {
+    let memory = with(Kept { has_initialized: true, ..Kept::default() }, Memory::default());
+    let waits = || Waits("has accepted its initialization and still belongs to no cluster");
     #[rustfmt::skip]
     let cases = [
         ("not asked", NotYet, Then(GetRecord)),
@@ -203,9 +203,9 @@ fn node_that_gave_its_claim_up_waits_for_the_other_cluster() {
     let cases = [
         ("not asked", NotYet, 0, Then(GetRecord)),
         ("not asked, for long", NotYet, 40, Then(GetRecord)),
-        ("its own claim", Has(taken_over(ME, 0, &[FIRST])), 39, Waits("`10.0.0.2` has initialised")),
+        ("its own claim", Has(taken_over(ME, 0, &[FIRST])), 39, Waits("`10.0.0.2` has initialized")),
         ("its own claim, for long", Has(taken_over(ME, 0, &[FIRST])), 40, occupied()),
-        ("its new claim", Has(taken_over(ME, 60, &[FIRST])), 0, Waits("`10.0.0.2` has initialised")),
+        ("its new claim", Has(taken_over(ME, 60, &[FIRST])), 0, Waits("`10.0.0.2` has initialized")),
         ("another's", Has(taken_over(THIRD, 30, &[ME, FIRST])), 39, Waits("does not begin a second")),
         ("another's, for long", Has(taken_over(THIRD, 30, &[ME, FIRST])), 40, occupied()),
         ("reported", joinable(), 40, Then(Join(nodes(&[FIRST])))),
@@ -223,7 +223,7 @@ fn node_joins_only_if_members_can_be_verified() {
         (joinable(), stop(StopReason::NoTrust)),
         // The first node needs no other.
         (NotYet, Then(Claim)),
-        (Has(claimed_by(ME, None)), Then(Initialise)),
+        (Has(claimed_by(ME, None)), Then(Initialize)),
     ];
     for (asked, expected) in cases {
         assert_next(&format!("{asked:?}"), &untrusting, &blank(), &asked, &memory(), &expected);
@@ -237,7 +237,7 @@ fn record_is_read_again_only_where_it_can_have_changed() {
     #[rustfmt::skip]
     let cases = [
         ("its claim, blank", blank(), memory(), Has(claimed_by(ME, 42)), false),
-        ("its claim, initialised", member(), memory(), Has(claimed_by(ME, 42)), true),
+        ("its claim, initialized", member(), memory(), Has(claimed_by(ME, 42)), true),
         ("another's claim", member(), memory(), Has(claimed_by(FIRST, 42)), false),
         ("ready, blank", blank(), unreported, joinable(), true),
         ("ready, and it has left", blank(), memory(), joinable(), false),
@@ -319,7 +319,7 @@ fn agent_that_starts_over_still_knows_what_may_take_effect() {
     let absent = absent_for(3, &[(FIRST, Inspection::Unreachable)]);
     let before = Memory {
         kept: Kept {
-            has_initialised: true,
+            has_initialized: true,
             may_be_under_way: true,
             failover_cause: FailoverCause::Outage,
             ..absent.kept
@@ -329,15 +329,15 @@ fn agent_that_starts_over_still_knows_what_may_take_effect() {
     };
     let mut after = before.keep();
     assert!(
-        after.kept.has_initialised
+        after.kept.has_initialized
             && after.kept.may_be_under_way
             && after.kept.failover_cause == FailoverCause::Outage
     );
     assert_eq!(after.kept.absences, before.kept.absences);
     assert!(after.inspections.is_empty() && !after.is_claimed_by_other && !after.is_reported);
-    // The server does not accept a second initialisation.
+    // The server does not accept a second initialization.
     after.observe(&blank());
-    assert!(after.kept.has_initialised && after.kept.may_be_under_way);
+    assert!(after.kept.has_initialized && after.kept.may_be_under_way);
     after.observe(&OwnServer::Member(cluster_of([active(ME)])));
-    assert!(!after.kept.has_initialised && !after.kept.may_be_under_way);
+    assert!(!after.kept.has_initialized && !after.kept.may_be_under_way);
 }

@@ -343,7 +343,7 @@ fn memory_follows_the_server() {
         is_attested: true,
         done_extras: [group()].into(),
         rebalance_is_under_way: true,
-        kept: Kept { has_initialised: true, ..Kept::default() },
+        kept: Kept { has_initialized: true, ..Kept::default() },
         ..memory()
     };
     let observe = |own: &OwnServer, mut memory: Memory| {
@@ -379,7 +379,7 @@ fn memory_follows_the_server() {
     for (what, nodes, before, after) in cases {
         let memory = seen(nodes, before);
         assert_eq!(was_away(&memory), after, "{what}");
-        assert!(!memory.kept.has_initialised, "{what}");
+        assert!(!memory.kept.has_initialized, "{what}");
     }
     assert!(!seen(vec![active(ME)], false).is_delta_refused);
 

@@ -29,7 +29,7 @@ enum Expected {
     Wait(&'static str),
 }
 use Action::{
-    Apply, Claim, Confirm, Done, Eject, GetRecord, GiveUpClaim, Initialise, Inspect, Join,
+    Apply, Claim, Confirm, Done, Eject, GetRecord, GiveUpClaim, Initialize, Inspect, Join,
     LeaveClaim, Recover, Stop,
 };
 use Asked::{NoRecord, NotYet, Record as Has};

@@ -72,7 +72,7 @@ prop_compose! {
             is_delta_refused: done[5],
             is_claimed_by_other: done[6],
             kept: Kept {
-                has_initialised: done[0],
+                has_initialized: done[0],
                 absences: absent.map(|(name, time)| (node(name), absent_since(time))).collect(),
                 failover_cause: if done[4] { FailoverCause::Outage } else { FailoverCause::Unknown },
                 ..Kept::default()
@@ -116,17 +116,17 @@ prop_compose! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
-    /// The one mistake that loses data: a server that belongs to a cluster is never initialised, and one that belongs
+    /// The one mistake that loses data: a server that belongs to a cluster is never initialized, and one that belongs
     /// to another cluster than the recorded one is never touched.
     #[test]
-    fn provisioned_server_is_never_initialised_and_never_joins(
+    fn provisioned_server_is_never_initialized_and_never_joins(
         goal in any_wanted(),
         view in any_view(),
         asked in any_asked(),
         memory in any_memory(),
     ) {
         let decided = next_action(&goal, &OwnServer::Member(view.clone()), &asked, &memory, now());
-        let is_for_blank = matches!(decided, Action::Initialise | Action::Join(_) | Action::Inspect(_) | Action::GiveUpClaim(_) | Action::LeaveClaim);
+        let is_for_blank = matches!(decided, Action::Initialize | Action::Join(_) | Action::Inspect(_) | Action::GiveUpClaim(_) | Action::LeaveClaim);
         prop_assert!(!is_for_blank, "{decided:?}");
         let Asked::Record(record) = asked else { return Ok(()) };
         if record.cluster_uuid.is_some_and(|uuid| uuid != view.uuid) {
@@ -135,24 +135,24 @@ proptest! {
         }
     }
 
-    /// A blank server is initialised only with the claim, in time and after the inspections. It joins only a ready cluster, and
+    /// A blank server is initialized only with the claim, in time and after the inspections. It joins only a ready cluster, and
     /// never through itself.
     #[test]
-    fn blank_server_is_initialised_in_time_and_after_inspections(
+    fn blank_server_is_initialized_in_time_and_after_inspections(
         goal in any_wanted(),
         asked in any_asked(),
         memory in any_memory(),
     ) {
         let decided = next_action(&goal, &blank(), &asked, &memory, now());
-        let is_free = memory.occupied_by.is_none() && !memory.kept.has_initialised;
+        let is_free = memory.occupied_by.is_none() && !memory.kept.has_initialized;
         let may_claim = goal.can_begin && (is_free || matches!(asked, Asked::NoRecord));
         prop_assert!(may_claim || decided != Action::Claim, "{decided:?}");
         let Asked::Record(record) = asked else { return Ok(()) };
         match decided {
-            Action::Initialise => {
+            Action::Initialize => {
                 prop_assert!(record.is_initial && record.state == State::Claimed && goal.can_begin);
                 prop_assert!(record.lease_left(now()).is_none_or(|left| left >= LEASE_MARGIN));
-                prop_assert!(!memory.kept.has_initialised && memory.occupied_by.is_none() && !memory.is_claimed_by_other);
+                prop_assert!(!memory.kept.has_initialized && memory.occupied_by.is_none() && !memory.is_claimed_by_other);
                 for node in &record.previous {
                     let inspection = memory.inspections.get(node);
                     prop_assert!(matches!(inspection, Some(Inspection::Blank | Inspection::Dead)), "{node}: {inspection:?}");

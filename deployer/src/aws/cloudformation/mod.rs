@@ -37,7 +37,7 @@ fn unless_missing<T, E: ProvideErrorMetadata>(
 
 const TOKEN_PREFIX: &str = "cbbootstrap-";
 
-/// A unique name, by which CloudFormation recognises a request that the SDK repeats.
+/// A unique name, by which CloudFormation recognizes a request that the SDK repeats.
 fn token() -> String {
     format!("{TOKEN_PREFIX}{}", Uuid::new_v4())
 }

@@ -19,7 +19,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1200);
 /// The time limit of a call with its retries: within the [deadline](crate::api::DEADLINE) of a request.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Every call is safe to repeat: after a lost response, the condition of the repeated write fails, and the rules recognise the effect of
+/// Every call is safe to repeat: after a lost response, the condition of the repeated write fails, and the rules recognize the effect of
 /// the first one.
 const ATTEMPTS: u32 = 3;
 

@@ -1,6 +1,6 @@
 //! The DynamoDB table, through the AWS SDK.
 //!
-//! A cluster has two items (see [`table`](crate::table)). The *claim item* alone decides which node initialises the cluster: a claim reads
+//! A cluster has two items (see [`table`](crate::table)). The *claim item* alone decides which node initializes the cluster: a claim reads
 //! and writes nothing else. Once the cluster is ready, the *members item* decides who is a member, which node to join, and whether an
 //! operator has ended the record; the claim item has a copy of the node to join, for claims.
 //!

@@ -31,7 +31,7 @@ impl Agent {
         *self = Self {
             claim: self.claim,
             absent: std::mem::take(&mut self.absent),
-            has_initialised: self.has_initialised,
+            has_initialized: self.has_initialized,
             may_be_under_way: self.may_be_under_way && knows_call,
             left_claim: self.left_claim,
             ..Self::default()
@@ -113,7 +113,7 @@ impl Setup {
             is_reported: agent.is_reported,
             done_extras: if agent.are_extras_done { extras().into() } else { BTreeSet::new() },
             kept: Kept {
-                has_initialised: agent.has_initialised,
+                has_initialized: agent.has_initialized,
                 may_be_under_way: agent.may_be_under_way,
                 left_claim: agent.left_claim.map(u64::from),
                 absences: absences.collect(),
@@ -197,7 +197,7 @@ impl Setup {
     pub(super) fn round(&self, world: &mut World, node: usize, call: Call) -> bool {
         let (own, goal) = (self.own(world, node), self.goal(node));
         if matches!(own, OwnServer::Blank(_)) {
-            // Also after an initialisation without effect.
+            // Also after an initialization without effect.
             world.agents[node].rest();
         }
         let mut is_unclaimed = false;
@@ -279,7 +279,7 @@ impl Setup {
             }
             Action::GiveUpClaim(node) => Act::GiveUpClaim(number(node.as_str())),
             Action::LeaveClaim => Act::LeaveClaim,
-            Action::Initialise => Act::Initialise,
+            Action::Initialize => Act::Initialize,
             Action::Join(_) => Act::Join,
             Action::Confirm => Act::Confirm,
             Action::Report(uuid) => Act::Report(incarnation(uuid.as_str())),
@@ -316,7 +316,7 @@ impl Setup {
                 world.agents[node].rest();
                 true
             }
-            Act::Initialise => {
+            Act::Initialize => {
                 let left = world.agents[node].lease_left.unwrap_or(i16::MAX);
                 if seconds(left) < LEASE_MARGIN && !self.has(Mutant::NoMargin) {
                     world.agents[node].rest();

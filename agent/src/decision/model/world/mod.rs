@@ -1,7 +1,7 @@
 //! The model: the API's record, the nodes' servers and their agents, and every event that can affect them.
 //!
 //! [`decision::next_action`], [`ClusterRecord::new`], [`decision::admission`] and the rules of the protocol are the real ones. What
-//! `commands::up` does around them is modelled by [`Setup::round`] and [`Setup::act`].
+//! `commands::up` does around them is modeled by [`Setup::round`] and [`Setup::act`].
 //!
 //! Time is relative to the present and passes in ticks of [`TICK`] seconds at any point: an agent without a step between two ticks
 //! is paused. A killed agent starts again with an empty memory; one without a step afterwards is dead.
@@ -31,7 +31,7 @@ use crate::{
         tests::{ago, now as present},
     },
     record::ClusterRecord,
-    server::{INITIALISE_LIMIT, NodeInfo, View},
+    server::{INITIALIZE_LIMIT, NodeInfo, View},
 };
 
 /// In seconds: the largest difference between the clocks of two instances of the service.
@@ -43,10 +43,10 @@ const LONG_AGO: i16 = -15;
 /// The lease of each claim in seconds: the shortest that the service accepts.
 const LEASE: i16 = 30;
 
-/// [`INITIALISE_LIMIT`] in ticks.
-const INITIALISE_TICKS: u8 = 3;
+/// [`INITIALIZE_LIMIT`] in ticks.
+const INITIALIZE_TICKS: u8 = 3;
 
-const _: () = assert!(INITIALISE_LIMIT.as_secs() == INITIALISE_TICKS as u64 * TICK as u64);
+const _: () = assert!(INITIALIZE_LIMIT.as_secs() == INITIALIZE_TICKS as u64 * TICK as u64);
 
 /// The property that a cluster becomes ready at all.
 pub(super) const READY: &str = "a cluster is ready";
@@ -66,7 +66,7 @@ pub(super) enum Mutant {
     LatestPrevious,
     /// The lease counts from the answer, which arrives up to 15 s after the claim.
     LeaseFromAnswer,
-    /// The server is initialised until the very end of the lease.
+    /// The server is initialized until the very end of the lease.
     NoMargin,
     /// A report does not name its claim.
     UnfencedReady,
@@ -78,7 +78,7 @@ pub(super) enum Mutant {
     Nameless,
     /// One inspection that finds no server is enough.
     OneLook,
-    /// An agent that starts over after a refusal no longer knows that an initialisation may be under way.
+    /// An agent that starts over after a refusal no longer knows that an initialization may be under way.
     ForgetsCall,
     /// An agent whose leave got no answer goes on with its claim.
     ForgetsLeave,
@@ -95,17 +95,17 @@ pub(super) const BEFORE: &[Mutant] =
 /// A violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Broken {
-    /// A second server was initialised although no agent overslept and the first was visible.
+    /// A second server was initialized although no agent overslept and the first was visible.
     SecondCluster,
     /// Two clusters are believed to be the recorded one.
     TwoBelieved,
     /// An old copy of a member is believed to be in the recorded cluster, or a node has joined it.
     CopyBelieved,
-    /// An agent decided to initialise a server of a cluster, or to let it join another.
+    /// An agent decided to initialize a server of a cluster, or to let it join another.
     TouchedProvisioned,
     /// A blank server that cannot begin a cluster was claimed for.
     ClaimedUnfit,
-    /// A server was initialised, its agent runs and the API answers, but its cluster is not recorded.
+    /// A server was initialized, its agent runs and the API answers, but its cluster is not recorded.
     NotReported,
     /// Without further faults, the agents do not all end, or end without a cluster.
     Stuck,
@@ -122,13 +122,13 @@ pub(super) struct Budgets {
     pub copies: u8,
     /// Answers that are lost.
     pub losses: u8,
-    /// Initialisations that the server refuses for good.
+    /// Initializations that the server refuses for good.
     pub refusals: u8,
-    /// Initialisations that the server answers without carrying them out.
+    /// Initializations that the server answers without carrying them out.
     pub ignores: u8,
     /// Inspections that find no server although there are servers, for example while they start again.
     pub blinks: u8,
-    /// Records that an operator forgets while nothing is initialised.
+    /// Records that an operator forgets while nothing is initialized.
     pub forgets: u8,
     /// Clusters that an operator deletes: the record is forgotten and all servers are reset.
     pub resets: u8,
@@ -145,21 +145,21 @@ pub(super) struct Setup {
     pub unfit: Vec<usize>,
     /// Whether a server already belongs to another cluster.
     pub foreign: Option<usize>,
-    /// A server that was initialised by an agent that died before it reported.
+    /// A server that was initialized by an agent that died before it reported.
     pub abandoned: Option<usize>,
     pub mutants: &'static [Mutant],
     /// Whether servers report their UUIDs.
     pub tells_uuid: bool,
-    /// Whether an agent gives its claim up after a refused initialisation although an earlier call may still be carried out.
+    /// Whether an agent gives its claim up after a refused initialization although an earlier call may still be carried out.
     pub leaves_too_early: bool,
-    /// Whether agents try again after a refused initialisation, as `run` does.
+    /// Whether agents try again after a refused initialization, as `run` does.
     pub resides: bool,
     /// Whether buckets, groups and addresses are requested, and all of them refused for good.
     pub extras_refused: bool,
     /// Whether the servers' services never start.
     pub services_down: bool,
     pub budgets: Budgets,
-    /// Whether agents may be paused for longer than the margin between their last check of the lease and the initialisation.
+    /// Whether agents may be paused for longer than the margin between their last check of the lease and the initialization.
     pub oversleeps: bool,
     /// Whether a server may be unreachable for the node that inspects it.
     pub partitions: bool,
@@ -238,7 +238,7 @@ pub(super) struct Server {
     resets: u8,
     /// `/clusterInit`, on its way.
     init: Option<Flight>,
-    /// Whether its agent overslept before it was initialised.
+    /// Whether its agent overslept before it was initialized.
     overslept: bool,
 }
 
@@ -246,7 +246,7 @@ pub(super) struct Server {
 struct Flight {
     ticks: u8,
     overslept: bool,
-    /// Whether an initialised server was invisible to the agent.
+    /// Whether an initialized server was invisible to the agent.
     was_blind: bool,
     /// Whether it was sent again while under way.
     is_doubled: bool,
@@ -267,7 +267,7 @@ pub(super) struct Agent {
     absent: BTreeMap<u8, i16>,
     was_blind: bool,
     occupied: Option<(u8, i16)>,
-    has_initialised: bool,
+    has_initialized: bool,
     is_claimed_by_other: bool,
     /// An earlier `/clusterInit` of this run was not answered.
     may_be_under_way: bool,
@@ -287,7 +287,7 @@ pub(super) enum Phase {
     /// It has checked the lease for the last time, and calls `/clusterInit` next.
     Checked,
     /// It waits for the answer of `/clusterInit`.
-    Initialising,
+    Initializing,
     Ended(End),
 }
 
@@ -297,7 +297,7 @@ pub(super) enum Act {
     Inspect(Vec<u8>),
     GiveUpClaim(u8),
     LeaveClaim,
-    Initialise,
+    Initialize,
     Join,
     Confirm,
     Report(Incarnation),

@@ -26,7 +26,7 @@ impl Setup {
             was_blind: agent.was_blind,
             is_doubled: false,
         };
-        agent.phase = Phase::Initialising;
+        agent.phase = Phase::Initializing;
         agent.asked = None;
         let init = &mut world.servers[node].init;
         *init = Some(init.map_or(flight, |earlier| Flight {
@@ -70,7 +70,7 @@ impl Setup {
     }
 
     fn receive(&self, world: &mut World, node: usize, answer: Option<bool>, call: Call) {
-        if world.agents[node].phase != Phase::Initialising {
+        if world.agents[node].phase != Phase::Initializing {
             return;
         }
         match answer {
@@ -78,7 +78,7 @@ impl Setup {
             Some(true) => {
                 // It reports with the generation of its claim.
                 let agent = &mut world.agents[node];
-                (agent.has_initialised, agent.phase) = (true, Phase::Idle);
+                (agent.has_initialized, agent.phase) = (true, Phase::Idle);
                 return;
             }
             Some(false) if world.servers[node].cluster.is_some() => {}

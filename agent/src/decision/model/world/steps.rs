@@ -8,7 +8,7 @@ impl World {
         let is_blank = matches!(own, OwnServer::Blank(_));
         let is_for_blank = matches!(
             action,
-            Action::Initialise
+            Action::Initialize
                 | Action::Join(_)
                 | Action::Inspect(_)
                 | Action::GiveUpClaim(_)
@@ -41,7 +41,7 @@ impl Setup {
             agent.phase == Phase::Checked && seconds(left - TICK) < LEASE_MARGIN && !self.oversleeps
         };
         let is_due =
-            |server: &Server| server.init.is_some_and(|init| init.ticks >= INITIALISE_TICKS);
+            |server: &Server| server.init.is_some_and(|init| init.ticks >= INITIALIZE_TICKS);
         if world.agents.iter().any(must_be_sent) || world.servers.iter().any(is_due) {
             return false;
         }
@@ -96,7 +96,7 @@ impl Setup {
                             self.send(&mut world, node);
                             true
                         }
-                        Phase::Initialising => {
+                        Phase::Initializing => {
                             if world.servers[node].init.is_some() {
                                 self.take_effect(&mut world, node, true);
                             } else {
@@ -124,7 +124,7 @@ impl Setup {
         world
     }
 
-    /// The violation that follows without further faults: with one agent that has initialised its server, or with all.
+    /// The violation that follows without further faults: with one agent that has initialized its server, or with all.
     pub(in crate::decision::model) fn lookahead(&self, world: &World) -> Option<Broken> {
         for (node, server) in world.servers.iter().enumerate() {
             let own = server.incarnation(node);
@@ -155,8 +155,8 @@ impl Setup {
                 // Another node has a cluster, and its agent has ended.
                 Phase::Ended(End::Occupied) => server.cluster.is_none(),
                 Phase::Ended(_) => true,
-                // It waits until its timeout: for its services, or for another node after an initialisation without effect.
-                _ if server.cluster.is_none() => agent.has_initialised,
+                // It waits until its timeout: for its services, or for another node after an initialization without effect.
+                _ if server.cluster.is_none() => agent.has_initialized,
                 _ => self.services_down && server.cluster == recorded,
             });
         after.broken.or_else(|| (!is_well).then_some(Broken::Stuck))
@@ -247,8 +247,8 @@ impl Model for Setup {
                 }
                 Phase::Chosen(_) => steps.push(Step::Do(node, Call::default(), Sight::Clear)),
                 Phase::Checked => steps.push(Step::Send(node)),
-                Phase::Initialising if world.budgets.losses > 0 => steps.push(Step::Break(node)),
-                Phase::Initialising | Phase::Ended(_) => {}
+                Phase::Initializing if world.budgets.losses > 0 => steps.push(Step::Break(node)),
+                Phase::Initializing | Phase::Ended(_) => {}
             }
             if world.budgets.kills > 0
                 && *agent != Agent::default()
@@ -260,7 +260,7 @@ impl Model for Setup {
         for (node, server) in world.servers.iter().enumerate() {
             if server.init.is_some() {
                 steps.push(Step::Effect(node, true));
-                if world.agents[node].phase == Phase::Initialising {
+                if world.agents[node].phase == Phase::Initializing {
                     if world.budgets.losses > 0 {
                         steps.push(Step::Effect(node, false));
                     }
