@@ -917,8 +917,7 @@ fn members_stay_while_the_api_is_away() {
     one_cluster(&servers, 2);
 }
 
-/// Agents whose API answers as API Gateway does without a permission, while the flag is set.
-/// An API that answers with this status on demand.
+/// Agents whose API answers with this status while the flag is set, as API Gateway does without a permission.
 fn with_failing_api(agents: Agents, status: u16) -> (Agents, Stub, Arc<AtomicBool>) {
     let (api, is_failing) = (agents.api.clone(), Arc::new(AtomicBool::new(false)));
     let fails = Arc::clone(&is_failing);
