@@ -62,6 +62,17 @@ pub fn check_trusted(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Checks that a file can be read again: a pipe without a writer would block, and so would standard input (`-`). Missing files pass.
+pub fn check_readable_again(path: &Path) -> Result<(), Failure> {
+    if path == Path::new("-") || fs::metadata(path).is_ok_and(|file| !file.is_file()) {
+        let file = path.display();
+        return Err(Failure::usage(format!(
+            "`{file}` is not a regular file and is read only once"
+        )));
+    }
+    Ok(())
+}
+
 /// Reads a file of at most [`MAX_TEXT`] bytes.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_from(File::open(path)?, MAX_TEXT)

@@ -1,6 +1,6 @@
 //! TLS with a certificate that is reloaded when its file changes.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use cbbootstrap_cli::{certificates, files, text};
@@ -62,11 +62,9 @@ impl Tls {
 
     /// Reads the files from time to time. The two are not replaced at the same moment, so files that do not match are read again.
     pub async fn reload(mut self, report: impl Fn(String)) {
-        // A pipe without a writer would block.
-        let is_special = |file: &&PathBuf| fs::metadata(file).is_ok_and(|file| !file.is_file());
-        if let Some(file) = [&self.certificate, &self.key].into_iter().find(is_special) {
-            let file = file.display();
-            return report(format!("`{file}` is not a regular file and is read only once"));
+        let mut paths = [&self.certificate, &self.key].into_iter();
+        if let Err(why) = paths.try_for_each(|file| files::check_readable_again(file)) {
+            return report(why.to_string());
         }
         let mut unusable = None;
         loop {

@@ -1,7 +1,6 @@
 //! What stays of a life when the options are read again.
 
 use std::{
-    fs,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -9,6 +8,7 @@ use std::{
 use cbbootstrap_cli::{
     command_line,
     failure::{Failure, one_line},
+    files,
 };
 
 use super::{Life, systemd};
@@ -25,27 +25,15 @@ const SECRETS_AGE: Duration = Duration::from_secs(1);
 
 /// Reads the command line, the environment and the options file, which was this one before, again.
 fn read_options(config: Option<&PathBuf>) -> anyhow::Result<RunArgs> {
-    check_regular(config)?;
+    config.map_or(Ok(()), |file| files::check_readable_again(file))?;
     let (Cli { command }, _) = command_line::try_read::<Cli>(config::options)?;
     let Command::Run(args) = command else {
         return Err(Failure::usage("the arguments are not those of `run`").into());
     };
     let RunArgs { api, server, .. } = &*args;
-    check_regular(
-        [&api.secret_file, &server.password_file, &server.ca_cert].into_iter().flatten(),
-    )?;
+    let named = [&api.secret_file, &server.password_file, &server.ca_cert];
+    named.into_iter().flatten().try_for_each(|file| files::check_readable_again(file))?;
     Ok(*args)
-}
-
-/// Without a writer, a pipe would block the agent, and so would standard input.
-fn check_regular<'f>(files: impl IntoIterator<Item = &'f PathBuf>) -> Result<(), Failure> {
-    let is_special = |file: &&PathBuf| {
-        file.as_os_str() == "-" || fs::metadata(file).is_ok_and(|file| !file.is_file())
-    };
-    files.into_iter().find(is_special).map_or(Ok(()), |file| {
-        let file = file.display();
-        Err(Failure::usage(format!("`{file}` is not a regular file and is read only once")))
-    })
 }
 
 impl Life<'_> {
