@@ -28,14 +28,14 @@ pub struct Trust {
 impl Trust {
     /// The system's authorities, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
     pub fn system() -> Result<Self, Failure> {
-        let certificates = rustls_native_certs::load_native_certs().certs;
+        let certificates = usable(rustls_native_certs::load_native_certs().certs);
         let set = SYSTEM_VARIABLES.into_iter().find_map(|name| Some((name, variable_os(name)?)));
         match set {
             Some((name, path)) => {
-                Self::of(certificates, format!("`{name}` (`{}`)", path.display()))
+                Self::of(&certificates, format!("`{name}` (`{}`)", path.display()))
             }
             // A machine without authorities can still call `http` endpoints.
-            None => Ok(Self { source: None, pem: encode(&usable(certificates)) }),
+            None => Ok(Self { source: None, pem: encode(&certificates) }),
         }
     }
 
@@ -43,23 +43,23 @@ impl Trust {
     pub fn read(Bundle { path, setting }: Bundle) -> Result<Self, Failure> {
         let source = format!("{setting} (`{}`)", path.display());
         let certificates = if path.is_dir() {
-            rustls_native_certs::load_certs_from_paths(None, Some(path)).certs
+            usable(rustls_native_certs::load_certs_from_paths(None, Some(path)).certs)
         } else {
             certificates::read(path).map_err(|why| {
                 Failure::usage(format!("{setting}: {why}"))
                     .hint("it must be a PEM file, or a directory of them")
             })?
         };
-        Self::of(certificates, source)
+        Self::of(&certificates, source)
     }
 
-    fn of(certificates: Vec<CertificateDer<'static>>, source: String) -> Result<Self, Failure> {
-        let usable = usable(certificates);
-        if usable.is_empty() {
+    /// Usable certificates, of which there must be one.
+    fn of(certificates: &[CertificateDer], source: String) -> Result<Self, Failure> {
+        if certificates.is_empty() {
             return Err(Failure::usage(format!("there is no certificate in {source}"))
                 .hint("pass the authorities' certificates in PEM format"));
         }
-        Ok(Self { pem: encode(&usable), source: Some(source) })
+        Ok(Self { pem: encode(certificates), source: Some(source) })
     }
 
     pub fn tls_context(&self) -> TlsContext {
