@@ -25,7 +25,7 @@ pub const REFUSES: &str = "the proxy refuses the connection";
 
 /// For the user whose proxy does not connect, by the error.
 pub fn advice(error: &str) -> &'static str {
-    if error.contains(REFUSES) && !error.contains("407") {
+    if error.contains(REFUSES) && !error.contains("status 407") {
         "check the proxy's URL, and that it allows this host and can resolve and reach it; `NO_PROXY` lists hosts to call directly"
     } else {
         "check the proxy's URL, user and password; `NO_PROXY` lists hosts to call directly"

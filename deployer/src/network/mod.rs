@@ -316,3 +316,24 @@ impl Sender {
         Ok(Answer { status, content_type, text: String::from_utf8_lossy(&bytes).into_owned() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_certificates_that_the_user_can_change_are_explained() {
+        let hint = |setting: Option<&str>| {
+            let unreachable = Unreachable {
+                origin: "https://sts.amazonaws.com".to_owned(),
+                setting: setting.map(ToOwned::to_owned),
+                proxy: None,
+                authorities: None,
+                source: "invalid peer certificate: certificate not valid for name \"a\"".into(),
+            };
+            unreachable.hint()
+        };
+        assert!(hint(Some("`AWS_ENDPOINT_URL`")).starts_with("use a name in the server's"));
+        assert!(hint(None).starts_with("if your network inspects TLS"));
+    }
+}
