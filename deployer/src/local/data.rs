@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File, Permissions, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -107,9 +107,12 @@ fn opened(
 /// A file that only this user may read, also if it existed with other permissions.
 fn private(path: &Path) -> Result<File, Failure> {
     let open = || {
+        // A device's permissions are other programs', too, and a pipe would block.
+        if fs::metadata(path).is_ok_and(|file| !file.is_file()) {
+            return Err(io::Error::other("it is not a regular file"));
+        }
         let file = File::options().create(true).append(true).mode(0o600).open(path)?;
-        let permissions = fs::metadata(path)?.permissions();
-        if permissions.mode() & 0o077 != 0 {
+        if file.metadata()?.mode() & 0o077 != 0 {
             file.set_permissions(Permissions::from_mode(0o600))?;
         }
         Ok(file)
@@ -126,6 +129,8 @@ fn unusable(path: &Path, error: &io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
     #[test]
@@ -135,6 +140,20 @@ mod tests {
         fs::create_dir(&path).unwrap();
         let error = Data::open(directory.path()).unwrap_err().to_string();
         assert!(error.contains(&format!("`{}`", path.display())), "{error}");
+    }
+
+    #[test]
+    fn only_regular_files_are_used() {
+        for name in [LOCK, FILE, LOG, INDEX] {
+            let directory = tempfile::tempdir().unwrap();
+            let socket = directory.path().join(name);
+            let _listener = UnixListener::bind(&socket).unwrap();
+            let permissions = || fs::metadata(&socket).unwrap().mode();
+            let before = permissions();
+            let error = Data::open(directory.path()).unwrap_err().to_string();
+            assert!(error.contains(&format!("/{name}`: it is not a regular file")), "{error}");
+            assert_eq!(permissions(), before, "{name}");
+        }
     }
 
     #[test]
