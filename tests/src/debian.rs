@@ -87,13 +87,14 @@ pub fn file_system(name: &str, packages: &str) -> Result<PathBuf, String> {
     }
     let part = file.with_extension("part.tar");
     let output = Command::new("mmdebstrap")
-        .args(["--quiet", "--variant=minbase", "--include", packages])
+        .args(["--variant=minbase", "--include", packages])
         // As in the official image. An old package list will do.
         .args(
             ["man", "doc", "locale"]
                 .map(|kind| format!("--dpkgopt=path-exclude=/usr/share/{kind}/*")),
         )
         .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
+        .arg("--aptopt=Acquire::Retries \"3\"")
         .arg("stable")
         .arg(&part)
         .stdin(Stdio::null())
