@@ -118,8 +118,8 @@ impl<'de> Visitor<'de> for AsWritten<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Value, A::Error> {
         let mut written = Mapping::new();
-        for value in self.0.as_mapping().into_iter().flat_map(Mapping::values) {
-            let key = pairs.next_key::<String>()?.map(Value::from);
+        for (key, value) in self.0.as_mapping().into_iter().flatten() {
+            let key = pairs.next_key_seed(AsWritten(key))?;
             written.extend(key.zip(Some(pairs.next_value_seed(AsWritten(value))?)));
         }
         Ok(written.into())
@@ -264,6 +264,9 @@ mod tests {
             ("False", "must be a string: put it in quotes"),
             ("[1]", "must be a single value"),
             ("[[1], {a: 2}]", "must be a single value"),
+            // A template's expression.
+            ("{{ cluster }}", "must be a single value"),
+            ("{[a]: !x b, !y [c]: d}", "must be a single value"),
             ("18446744073709551616", "put the number in quotes"),
             ("-123456789012345678901234", "put the number in quotes"),
         ] {
