@@ -263,7 +263,12 @@ impl Unreachable {
         {
             return advice;
         }
+        let is_of_another_time =
+            causes.contains("certificate expired") || causes.contains("not valid yet");
         match (causes.contains("certificate:"), &self.authorities, &self.proxy) {
+            (true, ..) if is_of_another_time => {
+                "check this machine's clock; if it is right, the server or the inspecting proxy needs another certificate"
+            }
             (true, Some(_), _) => {
                 "add the authority that signed the server's or the inspecting proxy's certificate to that file"
             }
@@ -323,17 +328,22 @@ mod tests {
 
     #[test]
     fn only_certificates_that_the_user_can_change_are_explained() {
-        let hint = |setting: Option<&str>| {
+        let hint = |setting: Option<&str>, why: &str| {
             let unreachable = Unreachable {
                 origin: "https://sts.amazonaws.com".to_owned(),
                 setting: setting.map(ToOwned::to_owned),
                 proxy: None,
                 authorities: None,
-                source: "invalid peer certificate: certificate not valid for name \"a\"".into(),
+                source: format!("invalid peer certificate: {why}").into(),
             };
             unreachable.hint()
         };
-        assert!(hint(Some("`AWS_ENDPOINT_URL`")).starts_with("use a name in the server's"));
-        assert!(hint(None).starts_with("if your network inspects TLS"));
+        let (own, name) = (Some("`AWS_ENDPOINT_URL`"), "certificate not valid for name \"a\"");
+        assert!(hint(own, name).starts_with("use a name in the server's"));
+        assert!(hint(None, name).starts_with("if your network inspects TLS"));
+        for why in ["certificate expired: verification time 1", "certificate not valid yet"] {
+            assert!(hint(own, why).contains("correct the clock"));
+            assert!(hint(None, why).starts_with("check this machine's clock"));
+        }
     }
 }
