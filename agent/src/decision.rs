@@ -1,11 +1,12 @@
-//! Decides the next step on the way into the cluster: here for blank servers, in `member.rs` for members, and in [`life`] for machines
-//! that are about to end. No I/O; the time is an argument.
+//! Decides the next step on the way into the cluster: in `blank.rs` for blank servers, in `member.rs` for members, and in [`life`] for
+//! machines that are about to end. No I/O; the time is an argument.
 //!
 //! Each round begins with the server's state, so an agent can be killed and started again at any time, and agents of different
 //! nodes do not talk to each other. A node that belongs to another cluster is never changed.
 
 mod admission;
 mod answers;
+mod blank;
 pub mod life;
 mod member;
 
@@ -15,20 +16,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_protocol::{
-    names::{Node, Uuid},
-    wire::State,
-};
+use cbbootstrap_protocol::names::{Node, Uuid};
 
-use self::member::member;
 pub use self::{
     admission::{Admission, admission, may_be_copy},
     answers::{Answers, Asked},
     member::{Testimony, confirm, is_listed, lists, needs_confirmation, obstacle, rebalance},
 };
+use self::{blank::blank, member::member};
 use crate::{
     http::CONNECT_LIMIT,
-    record::ClusterRecord,
     server::{Health, INITIALIZE_LIMIT, Membership, NodeInfo, Recovery, View},
     values::BucketSpec,
 };
@@ -351,6 +348,8 @@ pub enum StopReason {
     OtherCredentials,
     /// Its server belongs to this cluster, and the API knows of none.
     Unregistered(Uuid),
+    /// The API has no cluster for this blank server, which was to be registered as a member of one.
+    NothingToAdopt,
     /// Its server belongs to another cluster than the API's.
     OtherCluster {
         own: Uuid,
@@ -398,102 +397,6 @@ pub fn next_action(
         OwnServer::Blank(uuid) => blank(goal, uuid.as_ref(), asked, memory, now),
         OwnServer::Member(view) => member(goal, view, asked, memory, now),
     }
-}
-
-/// For a server that belongs to no cluster.
-fn blank(goal: &Goal, own: Option<&Uuid>, asked: &Asked, memory: &Memory, now: Instant) -> Action {
-    // A node that lost its claim has a cluster: it must be able to claim again. A server that was initialized without effect is
-    // not initialized again in this run: it must not keep the claim from others.
-    let may_claim = goal.can_begin && memory.occupied_by.is_none() && !memory.kept.has_initialized;
-    let record = match asked {
-        Asked::Record(record) => record,
-        Asked::NotYet if may_claim && !memory.is_claimed_by_other => return Action::Claim,
-        Asked::NotYet => return Action::GetRecord,
-        Asked::NoRecord if goal.can_begin => return Action::Claim,
-        Asked::NoRecord => {
-            return wait("no node with the data service has claimed the cluster yet");
-        }
-    };
-    let has_expired = record.lease_left(now).is_some_and(|left| left.is_zero());
-    match (record.state, &memory.occupied_by) {
-        (State::Ready, _) => join(goal, own, record),
-        (State::Claimed, Some((node, since))) if now - *since < goal.lease => wait(format!(
-            "`{node}` has initialized its server and not reported it; this node does not begin a second cluster"
-        )),
-        (State::Claimed, Some((node, _))) => Action::Stop(StopReason::Occupied(node.clone())),
-        // A record names its first node, which may be another machine of this name. The answer to a claim shows that.
-        (State::Claimed, None)
-            if may_claim && memory.is_claimed_by_other && (record.is_initial || has_expired) =>
-        {
-            Action::Claim
-        }
-        (State::Claimed, None) if record.is_initial => begin(goal, record, memory, now),
-        (State::Claimed, None) => {
-            let first = &record.initial_node;
-            wait(match record.lease_left(now) {
-                Some(left) => format!(
-                    "`{first}` has not initialized the cluster yet; its claim expires in {} s",
-                    left.as_secs()
-                ),
-                None => format!(
-                    "`{first}` has not initialized the cluster yet; its claim never expires"
-                ),
-            })
-        }
-    }
-}
-
-/// For a blank server whose node has the claim.
-fn begin(goal: &Goal, record: &ClusterRecord, memory: &Memory, now: Instant) -> Action {
-    if !goal.can_begin {
-        return wait(
-            "this node lacks the data service to begin the cluster; its claim has to expire",
-        );
-    }
-    if memory.kept.has_initialized {
-        return wait("the server has accepted its initialization and still belongs to no cluster");
-    }
-    if memory.kept.left_claim == Some(record.generation) {
-        return Action::LeaveClaim;
-    }
-    if record.lease_left(now).is_some_and(|left| left < LEASE_MARGIN) {
-        return wait("this node's claim is about to expire; it claims again then");
-    }
-    let inspected = |state| {
-        let previous = record.previous.iter();
-        previous.filter(move |node| memory.inspections.get(*node).copied() == state)
-    };
-    let unseen: Vec<_> = inspected(None).cloned().collect();
-    if !unseen.is_empty() {
-        return Action::Inspect(unseen);
-    }
-    if let Some(node) = inspected(Some(Inspection::Provisioned)).next() {
-        return Action::GiveUpClaim(node.clone());
-    }
-    let absent_for =
-        |node: &Node| time_since(memory.kept.absences.get(node).map(|known| known.since), now);
-    match inspected(Some(Inspection::Unreachable)).min_by_key(|node| absent_for(node)) {
-        None => Action::Initialize,
-        Some(node) if absent_for(node) < goal.inspection_gap() => wait(format!(
-            "`{node}`, which lost its claim, does not answer; it is checked again before this node begins the cluster"
-        )),
-        // What the others were has become old.
-        Some(_) => Action::Inspect(record.previous.clone()),
-    }
-}
-
-/// For a blank server, and a cluster that is ready.
-fn join(goal: &Goal, own: Option<&Uuid>, record: &ClusterRecord) -> Action {
-    let others = record.nodes().into_iter().filter(|node| **node != goal.node);
-    let others: Vec<_> = others.cloned().collect();
-    if others.is_empty() {
-        let recorded = record.member(&goal.node).and_then(|member| member.node_uuid.clone());
-        return Action::Stop(StopReason::Lost { recorded, own: own.cloned() });
-    }
-    if !goal.trusts_members {
-        return Action::Stop(StopReason::NoTrust);
-    }
-    Action::Join(others)
 }
 
 #[cfg(test)]

@@ -398,8 +398,11 @@ fn an_existing_cluster_is_adopted_only_on_demand() {
     servers[0].provision(LOGIN.0, LOGIN.1);
     servers[0].holds_data(1000);
     agents.up(&servers[0], &[]).failed(5, "the API has no cluster");
+    // A blank server, which may have lost its data, begins no second cluster.
+    agents.up(&servers[1], &["--adopt"]).failed(5, "belongs to none that `--adopt` could register");
+    assert!(servers[1].is_blank());
     agents.up(&servers[0], &["--adopt"]).document();
-    agents.up(&servers[1], &[]).document();
+    agents.up(&servers[1], &["--adopt"]).document();
     assert_one_cluster(&agents, &servers, 2);
 }
 

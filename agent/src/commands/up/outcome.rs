@@ -103,6 +103,10 @@ impl Run<'_> {
                 format!("the server already belongs to the cluster {uuid}, and the API has no cluster `{id}`; {untouched}"),
                 "pass `--adopt` to register that cluster, so that other nodes join it",
             ),
+            StopReason::NothingToAdopt => (
+                format!("the API has no cluster `{id}`, and this server belongs to none that `--adopt` could register; {untouched}"),
+                "run this command on a member of the cluster, or begin a new one without `--adopt`",
+            ),
             StopReason::OtherCluster { own, recorded } => (
                 format!("the server belongs to the cluster {own}, but `{id}` is {recorded}; {untouched}"),
                 RESET,

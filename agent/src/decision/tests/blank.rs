@@ -78,6 +78,28 @@ fn blank_node_without_the_data_service_never_claims() {
     }
 }
 
+/// The cluster that is to be registered exists: this server may have lost its data.
+#[test]
+fn blank_node_that_adopts_never_begins_a_cluster() {
+    let goal = Goal { adopt: true, ..goal() };
+    let nothing = || stop(StopReason::NothingToAdopt);
+    #[rustfmt::skip]
+    let cases = [
+        ("not asked", NotYet, Then(GetRecord)),
+        ("no record", NoRecord, nothing()),
+        ("its claim from before", Has(claimed_by(ME, 60)), nothing()),
+        ("its claim for good", Has(claimed_by(ME, None)), nothing()),
+        ("another's claim", Has(claimed_by(FIRST, 7)), Waits("expires in 7 s")),
+        ("another's expired claim", Has(claimed_by(FIRST, 0)), Waits("expires in 0 s")),
+        ("ready", joinable(), Then(Join(nodes(&[FIRST])))),
+    ];
+    for (what, asked, expected) in cases {
+        assert_next(what, &goal, &blank(), &asked, &memory(), &expected);
+        let query = Goal { can_begin: false, ..goal.clone() };
+        assert_next(what, &query, &blank(), &asked, &memory(), &expected);
+    }
+}
+
 #[test]
 fn node_that_waits_for_another_reads_the_record_until_the_claim_expires() {
     let memory = Memory { is_claimed_by_other: true, ..memory() };

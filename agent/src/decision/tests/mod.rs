@@ -10,8 +10,10 @@ mod properties;
 
 use std::sync::LazyLock;
 
+use cbbootstrap_protocol::wire::State;
+
 use super::*;
-use crate::record::RecordedMember;
+use crate::record::{ClusterRecord, RecordedMember};
 
 const ME: &str = "10.0.0.1";
 const FIRST: &str = "10.0.0.2";

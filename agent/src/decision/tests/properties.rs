@@ -145,12 +145,13 @@ proptest! {
     ) {
         let decided = next_action(&goal, &blank(), &asked, &memory, now());
         let is_free = memory.occupied_by.is_none() && !memory.kept.has_initialized;
-        let may_claim = goal.can_begin && (is_free || matches!(asked, Asked::NoRecord));
+        let can_begin = goal.can_begin && !goal.adopt;
+        let may_claim = can_begin && (is_free || matches!(asked, Asked::NoRecord));
         prop_assert!(may_claim || decided != Action::Claim, "{decided:?}");
         let Asked::Record(record) = asked else { return Ok(()) };
         match decided {
             Action::Initialize => {
-                prop_assert!(record.is_initial && record.state == State::Claimed && goal.can_begin);
+                prop_assert!(record.is_initial && record.state == State::Claimed && can_begin);
                 prop_assert!(record.lease_left(now()).is_none_or(|left| left >= LEASE_MARGIN));
                 prop_assert!(!memory.kept.has_initialized && memory.occupied_by.is_none() && !memory.is_claimed_by_other);
                 for node in &record.previous {
@@ -171,6 +172,7 @@ proptest! {
             }
             Action::GiveUpClaim(node) => prop_assert_eq!(memory.inspections.get(&node), Some(&Inspection::Provisioned)),
             Action::Wait(_) | Action::Stop(StopReason::Lost { .. } | StopReason::NoTrust | StopReason::Occupied(_)) => {}
+            Action::Stop(StopReason::NothingToAdopt) => prop_assert!(goal.adopt),
             other => prop_assert!(false, "{other:?}"),
         }
     }
