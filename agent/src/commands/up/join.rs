@@ -69,6 +69,8 @@ enum Skip {
     Unproven,
     /// It refuses to add this node.
     Refused,
+    /// It does not accept this node's user name and password.
+    OtherCredentials,
     Other,
 }
 
@@ -80,6 +82,7 @@ enum Conclusion {
     Untrusted,
     Refused,
     Unproven,
+    OtherCredentials,
     AllDead,
     Wait,
 }
@@ -89,13 +92,18 @@ fn conclude(skips: &[Skip], has_secret: bool) -> Conclusion {
     let has = |skip| skips.contains(&skip);
     if are_all(Skip::OtherCluster) {
         Conclusion::SecondCluster
-    } else if has(Skip::Unproven) && !has_secret && !has(Skip::Refused) && !has(Skip::Other) {
+    } else if has(Skip::Unproven)
+        && !has_secret
+        && ![Skip::Refused, Skip::OtherCredentials, Skip::Other].into_iter().any(has)
+    {
         // Otherwise, authorities may be being replaced, and the operator's be right for some members.
         Conclusion::Untrusted
     } else if has(Skip::Refused) {
         Conclusion::Refused
     } else if has(Skip::Unproven) {
         Conclusion::Unproven
+    } else if has(Skip::OtherCredentials) {
+        Conclusion::OtherCredentials
     } else if are_all(Skip::Dead) {
         Conclusion::AllDead
     } else {
@@ -167,6 +175,7 @@ impl Run<'_> {
             ),
             Conclusion::Unproven if has_secret => wait.hint("give all nodes the same secret (`--secret-file`), and run `up` on a member whose certificate has changed; no password was sent to an unverified server"),
             Conclusion::Unproven => untrusted(&wait.to_string()),
+            Conclusion::OtherCredentials => wait.hint("pass the cluster's user name and password"),
             Conclusion::AllDead => wait.hint(format!(
                 "no recorded member answers; if they no longer exist, run `cbbootstrap cluster forget {}` to start a new cluster",
                 shell_argument(self.here.api.cluster_id.as_str())
@@ -222,6 +231,9 @@ impl Run<'_> {
             CallError::Untrusted(why) => unproven(why),
             CallError::Unreachable(why) | CallError::Failing(why) => {
                 NotAdded::Skip(Skip::Dead, why)
+            }
+            error @ CallError::Unauthorized => {
+                NotAdded::Skip(Skip::OtherCredentials, error.to_string())
             }
             error => skip(&error),
         })?;
@@ -349,14 +361,14 @@ fn first_member(node: &Node, turns: usize, members: usize) -> usize {
 mod tests {
     use super::{
         Conclusion::{AllDead, Refused as AreRefused, SecondCluster, Untrusted, Wait},
-        Skip::{Busy, Dead, Other, OtherCluster, Refused, Unproven},
+        Skip::{Busy, Dead, Other, OtherCluster, OtherCredentials, Refused, Unproven},
         *,
     };
 
     #[test]
     fn members_that_were_skipped_tell_what_follows() {
         #[rustfmt::skip]
-        let cases: [(&[Skip], [Conclusion; 2]); 21] = [
+        let cases: [(&[Skip], [Conclusion; 2]); 26] = [
             // Without a secret, and with one.
             (&[OtherCluster], [SecondCluster, SecondCluster]),
             (&[OtherCluster, OtherCluster], [SecondCluster, SecondCluster]),
@@ -379,6 +391,11 @@ mod tests {
             (&[Dead, Other], [Wait, Wait]),
             (&[Busy, Other], [Wait, Wait]),
             (&[Other], [Wait, Wait]),
+            (&[OtherCredentials], [Conclusion::OtherCredentials; 2]),
+            (&[OtherCredentials, Dead, Other], [Conclusion::OtherCredentials; 2]),
+            (&[OtherCredentials, OtherCluster], [Conclusion::OtherCredentials; 2]),
+            (&[OtherCredentials, Refused], [AreRefused, AreRefused]),
+            (&[OtherCredentials, Unproven], [Conclusion::Unproven; 2]),
         ];
         for (skips, expected) in cases {
             assert_eq!([false, true].map(|secret| conclude(skips, secret)), expected, "{skips:?}");
