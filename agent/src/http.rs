@@ -272,13 +272,18 @@ pub fn accepts_connections(url: &str, deadline: Deadline) -> Result<bool, String
 /// Whether requests to a URL stay on this host: those to `localhost`, to names below it, and to loopback addresses.
 pub fn is_local(url: &str) -> bool {
     let host = host(url);
-    host == "localhost"
+    plain_name(&host) == "localhost"
         || is_below_localhost(&host)
-        || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 fn is_below_localhost(host: &str) -> bool {
-    host.ends_with(".localhost")
+    plain_name(host).ends_with(".localhost")
+}
+
+/// A host's name in lower case, without the dot that may end it.
+fn plain_name(host: &str) -> String {
+    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
 /// Whether it is an address of this host. Only those can be bound, unless the system allows all (`net.ipv4.ip_nonlocal_bind`).
@@ -298,8 +303,13 @@ mod tests {
             ("http://localhost:8091", true),
             ("http://a1.execute-api.localhost:4566", true),
             ("http://[::1]:8091", true),
+            ("http://[::ffff:127.0.0.1]:8091", true),
+            ("http://LocalHost.:8091", true),
+            ("http://api.LOCALHOST.:8091", true),
             ("http://10.0.0.1:8091", false),
+            ("http://[::ffff:10.0.0.1]:8091", false),
             ("http://localhost.example.com:8091", false),
+            ("http://notlocalhost:8091", false),
         ] {
             assert_eq!(is_local(url), expected, "{url}");
         }
