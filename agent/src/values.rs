@@ -167,7 +167,7 @@ impl FromStr for BucketSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts: Vec<_> = text.split(':').collect();
+        let parts: Vec<_> = text.trim().split(':').collect();
         let (name, quota, replicas) = match parts[..] {
             [name, quota] => (name, quota, None),
             [name, quota, replicas] => (name, quota, Some(replicas)),

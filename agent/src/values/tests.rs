@@ -79,6 +79,8 @@ fn bucket_has_a_name_a_quota_and_perhaps_replicas() {
     for (text, expected) in [
         ("app:256", Some(bucket("app", 256, None))),
         ("my.app-1_%:100:2", Some(bucket("my.app-1_%", 100, Some(2)))),
+        // In a list, `app:256, other:256`.
+        (" app:256 ", Some(bucket("app", 256, None))),
         ("app", None),
         ("app:99", None),
         ("app:256:4", None),

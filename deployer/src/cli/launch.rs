@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use cbbootstrap_cli::{console::OutputArgs, values::number};
-use clap::Args;
+use clap::{
+    Args,
+    builder::{StringValueParser, TypedValueParser},
+};
 
 use crate::{
     settings::{Place, WaitArgs},
@@ -20,6 +23,7 @@ pub struct LaunchArgs {
     pub vpc: String,
     /// IPv4 or dual-stack subnet of the nodes, with a route to the API, AWS and Couchbase's packages; can be repeated
     #[arg(long = "subnet", value_name = "ID", required = true, value_delimiter = ',')]
+    #[arg(value_parser = StringValueParser::new().map(|id| id.trim().to_owned()))]
     pub subnets: Vec<String>,
     /// Number of nodes, 1 to 99 [default: unchanged; 3 for a new cluster]
     #[arg(long, value_name = "NUMBER", value_parser = number::<u8>(1..=99))]

@@ -46,7 +46,7 @@ impl Scene {
     }
 
     fn launch_as(&self, user: &User, options: &[&str]) -> Ended {
-        let cluster = ["launch", "c1", "--vpc=vpc-1", "--subnet=subnet-1,subnet-2"];
+        let cluster = ["launch", "c1", "--vpc=vpc-1", "--subnet=subnet-1, subnet-2"];
         let agent = self.agent();
         let defaults = ["--agent", &agent, "--output", "json"];
         user.run(&[&cluster, &defaults[..], options].concat())
