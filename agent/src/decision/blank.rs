@@ -18,7 +18,7 @@ pub(super) fn blank(
     memory: &Memory,
     now: Instant,
 ) -> Action {
-    // Who registers a cluster wants no second one: its members exist.
+    // A cluster that is to be registered exists, and needs no second one.
     let can_begin = goal.can_begin && !goal.adopt;
     // A node that lost its claim has a cluster: it must be able to claim again. A server that was initialized without effect is
     // not initialized again in this run: it must not keep the claim from others.

@@ -1011,7 +1011,7 @@ fn errors_name_the_lock_and_the_signals() {
     {
         let agent = scene.command(0, &["run", "--insecure"]);
         let mut limited = user.program("/bin/sh".as_ref(), &["-c"]);
-        // Without files that whoever runs the tests left open.
+        // Without files that the caller of the tests has left open.
         limited.arg(format!(r#"ulimit -n {limit}; exec 3<&- 4<&- timeout 2 "$0" "$@""#));
         limited.arg(agent.get_program()).args(agent.get_args());
         limited.envs(agent.get_envs().filter_map(|(name, value)| Some((name, value?))));
