@@ -44,7 +44,8 @@ pub async fn run(args: ListArgs, printer: &Printer) -> anyhow::Result<()> {
 
 impl StackList {
     fn new(region: String, stacks: Vec<Stack>) -> Self {
-        let mut stacks: Vec<_> = stacks.into_iter().map(Row::from).collect();
+        let ours = stacks.into_iter().filter(|stack| stack.ours);
+        let mut stacks: Vec<_> = ours.map(Row::from).collect();
         stacks.sort_by(|one, other| one.stack_name.cmp(&other.stack_name));
         Self { region, stacks }
     }
@@ -101,6 +102,7 @@ mod tests {
         };
         let stacks = vec![
             named("prod", "UPDATE_COMPLETE", Some("https://a.example")),
+            Stack { ours: false, ..named("shop", "CREATE_COMPLETE", None) },
             named("dev", "CREATE_FAILED", None),
         ];
         let list = StackList::new("us-east-1".to_owned(), stacks);

@@ -285,12 +285,15 @@ impl<'a> Removal<'a> {
         else {
             return Ok(());
         };
-        let (name, cluster) = (&self.args.removal.place.stack_name, cluster.name().to_owned());
-        let message = format!("stack `{cluster}` uses the API of stack `{name}`");
-        let place = Place { stack_name: cluster, ..self.args.removal.place.clone() };
-        Err(Failure::new(message)
-            .hint(format!("destroy it first: `{}`", place.command("destroy")))
-            .exit(Exit::NeedsDecision))
+        let (place, stack_name) = (&self.args.removal.place, cluster.name().to_owned());
+        let message = format!("stack `{stack_name}` uses the API of stack `{}`", place.stack_name);
+        let hint = if cluster.ours {
+            let place = Place { stack_name, ..place.clone() };
+            format!("destroy it first: `{}`", place.command("destroy"))
+        } else {
+            format!("delete stack `{stack_name}` first, with the tool that created it")
+        };
+        Err(Failure::new(message).hint(hint).exit(Exit::NeedsDecision))
     }
 
     /// Refuses if another stack of the region uses what is to be deleted. Returns whether another one uses the bucket.
@@ -298,21 +301,18 @@ impl<'a> Removal<'a> {
         let own = self.stack.as_ref().map(|stack| stack.id.as_str());
         let others = || stacks.iter().filter(|stack| Some(stack.id.as_str()) != own);
         if let Some(table) = &self.table {
-            let users = others().filter(|stack| stack.table() == Some(&table.name));
+            let users = others().filter(|stack| stack.uses_table(&table.name));
             let thing = format!("table `{}`", table.name);
             stack::check_unused(&thing, "omit `--delete-table`", users)?;
         }
         let Some(bucket) = &self.bucket else {
             return Ok(false);
         };
-        let in_bucket = |stack: &&Stack| stack.artifact_bucket() == Some(bucket.name.as_str());
         let prefix = bucket.prefix();
-        let users = others()
-            .filter(in_bucket)
-            .filter(|stack| stack.artifact_key().is_some_and(|key| key.starts_with(&prefix)));
+        let users = others().filter(|stack| stack.uses_artifact(&bucket.name, &prefix));
         let thing = format!("an artifact in `{}/{prefix}`", bucket.name);
         stack::check_unused(&thing, "omit `--delete-artifacts`", users)?;
-        Ok(others().any(|stack| in_bucket(&stack)))
+        Ok(others().any(|stack| stack.uses_bucket(&bucket.name)))
     }
 
     /// Returns whether there was a table, and the ARN of its backup.

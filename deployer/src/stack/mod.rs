@@ -184,10 +184,25 @@ impl Stack {
         key.map(String::as_str)
     }
 
-    /// The bucket of that key.
-    pub fn artifact_bucket(&self) -> Option<&str> {
-        let bucket = self.parameters.get("ArtifactBucket");
-        bucket.or_else(|| self.parameters.get("AgentBucket")).map(String::as_str)
+    /// The values of the parameters and outputs of these names. Another tool may have created the stack: CDK gives the template another
+    /// description, and may replace parameters by fixed values.
+    fn values(&self, names: &[&str]) -> impl Iterator<Item = &String> {
+        let values = self.parameters.iter().chain(&self.outputs);
+        values.filter(|(name, _)| names.contains(&name.as_str())).map(|(_, value)| value)
+    }
+
+    pub fn uses_table(&self, table: &str) -> bool {
+        self.values(&["TableName"]).any(|it| it == table)
+    }
+
+    pub fn uses_bucket(&self, bucket: &str) -> bool {
+        self.values(&["ArtifactBucket", "AgentBucket"]).any(|it| it == bucket)
+    }
+
+    /// Whether it uses an object of the bucket whose key begins so.
+    pub fn uses_artifact(&self, bucket: &str, prefix: &str) -> bool {
+        let mut keys = self.values(&["ArtifactKey", "AgentKey"]);
+        self.uses_bucket(bucket) && keys.any(|key| key.starts_with(prefix))
     }
 
     pub fn check_ours(&self, name: &str) -> Result<(), Failure> {
@@ -293,14 +308,14 @@ pub fn check_unused<'s>(
     };
     let name = user.name();
     Err(Failure::new(format!("{thing} is used by stack `{name}`"))
-        .hint(format!("{keep}, or destroy stack `{name}` first"))
+        .hint(format!("{keep}, or delete stack `{name}` first"))
         .exit(Exit::NeedsDecision))
 }
 
 /// The first of these stacks that is a cluster whose nodes call the API of this one.
 pub fn cluster_with<'s>(api: &Stack, stacks: &'s [Stack]) -> Option<&'s Stack> {
-    let is_called = |url: &String| api.serves(url);
-    stacks.iter().find(|stack| stack.parameters.get("ApiEndpoint").is_some_and(is_called))
+    let mut others = stacks.iter().filter(|stack| stack.id != api.id);
+    others.find(|stack| stack.values(&["ApiEndpoint"]).any(|url| api.serves(url)))
 }
 
 #[cfg(test)]
@@ -396,6 +411,14 @@ pub(crate) mod tests {
             let found = cluster_with(&api, &stacks).map(|stack| stack.id.as_str());
             assert_eq!(found, is_found.then_some("c"), "{url}");
         }
+        let fixed = Stack {
+            parameters: BTreeMap::new(),
+            outputs: with(&[("ApiEndpoint", "https://a1")]),
+            ..cluster("c", "")
+        };
+        assert!(cluster_with(&api, &[fixed]).is_some());
+        let own = with(&[("ApiEndpoint", "https://a1")]);
+        assert!(cluster_with(&api, &[Stack { parameters: own, ..api.clone() }]).is_none());
         let empty = stack("REVIEW_IN_PROGRESS", "t");
         assert!(cluster_with(&empty, &[cluster("c", "https://a1")]).is_none());
     }
@@ -406,6 +429,44 @@ pub(crate) mod tests {
         let stack = Stack { id: id.to_owned(), protected: true, ..stack("CREATE_COMPLETE", "t") };
         let hint = stack.check_unprotected("s").unwrap_err().hint.unwrap();
         assert!(hint.contains(&format!(" --region eu-west-1 --stack-name {id}`")), "{hint}");
+    }
+
+    #[test]
+    fn parameters_and_outputs_name_what_a_stack_uses() {
+        let with = |parameters: &[(&str, &str)], outputs: &[(&str, &str)]| {
+            let [parameters, outputs] = [parameters, outputs].map(|pairs| {
+                let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+                pairs.iter().map(owned).collect()
+            });
+            Stack { ours: false, parameters, outputs, ..stack("UPDATE_IN_PROGRESS", "t") }
+        };
+        for (parameters, outputs, expected) in [
+            (&[("TableName", "t")][..], &[][..], true),
+            (&[], &[("TableName", "t")], true),
+            // During an update, or if the parameter names another one that holds the value.
+            (&[("TableName", "/t")], &[("TableName", "t")], true),
+            (&[("TableName", "t")], &[("TableName", "before")], true),
+            (&[("TableName", "other"), ("Table", "t")], &[], false),
+            (&[], &[], false),
+        ] {
+            let actual = with(parameters, outputs).uses_table("t");
+            assert_eq!(actual, expected, "{parameters:?} {outputs:?}");
+        }
+        let code = [("ArtifactBucket", "b"), ("ArtifactKey", "api/1")];
+        let agent = [("AgentBucket", "b"), ("AgentKey", "nodes/1")];
+        let both = [&code[..], &agent].concat();
+        for (parameters, bucket, prefix, expected) in [
+            (&code[..], "b", "api/", (true, true)),
+            (&code, "b", "nodes/", (true, false)),
+            (&agent, "b", "nodes/", (true, true)),
+            (&both, "b", "nodes/", (true, true)),
+            (&both, "other", "nodes/", (false, false)),
+            (&both[..1], "b", "api/", (true, false)),
+        ] {
+            let user = with(parameters, &[]);
+            let actual = (user.uses_bucket(bucket), user.uses_artifact(bucket, prefix));
+            assert_eq!(actual, expected, "{parameters:?} {bucket} {prefix}");
+        }
     }
 
     #[test]

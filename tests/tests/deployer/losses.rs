@@ -9,7 +9,7 @@ use cbbootstrap_tests::{
     ministack::MiniStack,
     proxy::{Fault, Proxy},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 const ENVIRONMENTS: &str = "\
 default_environment: dev
@@ -149,6 +149,71 @@ fn a_table_of_a_stack_without_parameters_stays() {
     destroy(&user, &[]).failed(5, "table `cb-bootstrap` is used by stack `cdk`");
     aws.boto("client('cloudformation').delete_stack(StackName='cdk')");
     destroy(&user, &["--no-backup"]).ended_with(0);
+    assert_eq!(tables(&aws), json!([]));
+}
+
+/// Creates the stack `foreign` without tags.
+fn create_foreign_stack(aws: &MiniStack, description: &str, parameters: &[(&str, &str)]) {
+    let types: Map<_, _> =
+        parameters.iter().map(|(name, _)| (name.to_string(), json!({"Type": "String"}))).collect();
+    let template = json!({
+        "Description": description, "Parameters": types, "Resources": {"Q": {"Type": "AWS::SQS::Queue"}},
+    });
+    let values: Value = parameters
+        .iter()
+        .map(|(name, value)| json!({"ParameterKey": name, "ParameterValue": value}))
+        .collect();
+    aws.boto(&format!(
+        "client('cloudformation').create_stack(StackName='foreign', TemplateBody=json.dumps({template}), Parameters={values})"
+    ));
+}
+
+#[test]
+fn nothing_that_a_stack_of_another_tool_uses_is_deleted() {
+    let aws = MiniStack::start();
+    let user = aws.user();
+    let deployed = user.deploy(artifact::small_zip(), &[]).document();
+    let endpoint = deployed["endpoint"].as_str().unwrap();
+    let bucket = aws.boto("client('s3').list_buckets()['Buckets'][0]['Name']");
+    let bucket = bucket.as_str().unwrap();
+    let artifact = [("ArtifactBucket", bucket), ("ArtifactKey", "cbbootstrap/used.zip")];
+    // The first is as by CDK, which joins a stack's description and the template's.
+    for description in ["My API\ncbbootstrap: tells the nodes", "A shop"] {
+        for (parameters, options, error, hint) in [
+            (
+                &[("TableName", "cb-bootstrap")][..],
+                &["--delete-table"][..],
+                "table `cb-bootstrap` is used by stack `foreign`",
+                "omit `--delete-table`, or delete stack `foreign` first",
+            ),
+            (
+                &artifact,
+                &["--delete-artifacts"],
+                "is used by stack `foreign`",
+                "omit `--delete-artifacts`, or delete stack `foreign` first",
+            ),
+            (
+                &[("ApiEndpoint", endpoint)],
+                &[],
+                "stack `foreign` uses the API of stack `cbbootstrap`",
+                "delete stack `foreign` first, with the tool that created it",
+            ),
+        ] {
+            create_foreign_stack(&aws, description, parameters);
+            let before = aws.inventory();
+            let refused = user.run(&[&["destroy", "--yes"], options].concat());
+            refused.failed(5, error);
+            assert!(refused.stderr.contains(hint), "{refused}");
+            assert_eq!(aws.inventory(), before, "nothing is half-deleted");
+            aws.boto("client('cloudformation').delete_stack(StackName='foreign')");
+        }
+    }
+    create_foreign_stack(&aws, "A shop", &[("ArtifactBucket", bucket)]);
+    let list = user.run(&["list"]).ended_with(0).stdout;
+    assert!(list.contains("cbbootstrap") && !list.contains("foreign"), "{list}");
+    let options = ["--delete-artifacts", "--no-backup"];
+    let destroyed = destroy(&user, &options).document();
+    assert_eq!(destroyed["bucket_deleted"], json!(false), "{destroyed}");
     assert_eq!(tables(&aws), json!([]));
 }
 

@@ -60,12 +60,12 @@ pub async fn find_to_change(client: &Client, name: &str) -> anyhow::Result<Optio
     }
 }
 
-/// All stacks of this service in the region.
+/// All stacks of the region, also those of other tools.
 pub async fn find_all(client: &Client) -> anyhow::Result<Vec<Stack>> {
     let stacks = client.describe_stacks().into_paginator().items().send();
     let stacks = stacks.collect::<Result<Vec<_>, _>>().await;
     let stacks = stacks.explain("cannot list the stacks")?;
-    Ok(stacks.into_iter().map(Stack::from).filter(|stack| stack.ours).collect())
+    Ok(stacks.into_iter().map(Stack::from).collect())
 }
 
 /// The stack of this name, which must exist. `region` is for the error.
