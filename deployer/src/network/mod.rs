@@ -1,5 +1,6 @@
 //! The HTTP client of all calls that leave this machine: proxies, trusted authorities, and errors that name them.
 
+mod names;
 mod trust;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -28,6 +29,7 @@ use cbbootstrap_cli::{
 use thiserror::Error;
 
 use crate::{causes::causes, failure::Failure};
+use names::Resolver;
 use trust::Trust;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -126,7 +128,7 @@ impl Network {
             .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
             .tls_context(self.0.trust.tls_context());
         builder.set_proxy_config(route.and_then(|proxy| ProxyConfig::all(proxy.url()).ok()));
-        builder.build()
+        builder.build_with_resolver(Resolver)
     }
 }
 

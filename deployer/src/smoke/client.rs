@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::{self, Uri};
+use axum::http;
 use cbbootstrap_cli::{signer::Signer, values};
 use cbbootstrap_protocol::wire;
 use serde::Deserialize;
@@ -53,15 +53,11 @@ impl Client {
     pub async fn send(&self, step: &Step) -> Result<Answer, String> {
         let Step { path, body, authorization, .. } = step;
         let url = format!("{}{path}", self.url);
-        let (connect_to, host) = resolve_localhost(&url);
         let method = if body.is_some() { "POST" } else { "GET" };
         let mut builder = http::Request::builder()
             .method(method)
-            .uri(connect_to)
+            .uri(&url)
             .header("user-agent", concat!("cbbootstrap/", env!("CARGO_PKG_VERSION")));
-        if let Some(host) = host {
-            builder = builder.header("host", host);
-        }
         let token = match (authorization, &self.signer) {
             (Authorization::None, _) => None,
             (Authorization::Token(token), _) => Some(token),
@@ -86,18 +82,6 @@ impl Client {
         let answer = self.sender.send(request).await;
         Ok(Answer::of(&answer.map_err(|error| format!("no answer ({})", causes(&*error)))?))
     }
-}
-
-/// The address of `http://NAME.localhost`, and the `Host` header for it. RFC 6761 gives these names to this machine, but
-/// not every C library resolves them.
-fn resolve_localhost(url: &str) -> (String, Option<String>) {
-    let Ok(uri) = url.parse::<Uri>() else { return (url.to_owned(), None) };
-    let host = uri.host().unwrap_or_default();
-    let name = host.trim_end_matches('.').to_ascii_lowercase();
-    if uri.scheme_str() != Some("http") || !name.ends_with(".localhost") {
-        return (url.to_owned(), None);
-    }
-    (url.replacen(host, "127.0.0.1", 1), uri.authority().map(ToString::to_string))
 }
 
 #[derive(Debug)]
@@ -163,20 +147,6 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse_endpoint(text).ok().as_deref(), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn names_below_localhost_are_this_machine() {
-        for (url, address, host) in [
-            ("http://a.localhost:80/a.localhost", "http://127.0.0.1:80/a.localhost", true),
-            ("http://A.Localhost./", "http://127.0.0.1/", true),
-            ("http://localhost:80/", "http://localhost:80/", false),
-            ("http://a.localhost.example/", "http://a.localhost.example/", false),
-            ("https://a.localhost/", "https://a.localhost/", false),
-        ] {
-            let (actual, header) = resolve_localhost(url);
-            assert_eq!((actual.as_str(), header.is_some()), (address, host), "{url}");
         }
     }
 

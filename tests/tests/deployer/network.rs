@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -62,6 +62,22 @@ fn a_deployment_goes_through_a_proxy_that_inspects_tls() {
     }
     // The endpoint is on this machine.
     assert!(!targets.iter().any(|target| target.contains("localhost")), "{targets:?}");
+}
+
+/// RFC 6761 gives names below `.localhost` to this machine, but not every C library resolves them.
+#[test]
+fn names_below_localhost_are_this_machine() {
+    let (aws, authority) = (MiniStack::start(), Authority::default());
+    // MiniStack takes longer names for buckets.
+    let url = aws.url.replace("127.0.0.1", "a.localhost");
+    assert_ne!(url, aws.url);
+    let user = aws.user().with("AWS_ENDPOINT_URL", url).with("HTTP_PROXY", "http://127.0.0.1:9");
+    user.run(&STATUS).failed(1, "there is no stack `cbbootstrap`");
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let front = TlsFront::at(socket, "a.localhost", &aws.url, &authority);
+    let user = with_file(aws.user(), "AWS_CA_BUNDLE", &authority.pem());
+    let user = user.with("AWS_ENDPOINT_URL", &front.url);
+    user.run(&STATUS).failed(1, "there is no stack `cbbootstrap`");
 }
 
 #[test]

@@ -1,0 +1,45 @@
+//! The addresses of host names.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
+use tokio::net::lookup_host;
+
+/// The system's resolver, except for names below `.localhost`: RFC 6761 gives them to this machine, but not every C library resolves
+/// them.
+#[derive(Clone, Debug)]
+pub struct Resolver;
+
+impl ResolveDns for Resolver {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        if name.trim_end_matches('.').to_ascii_lowercase().ends_with(".localhost") {
+            let addresses = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            return DnsFuture::ready(Ok(addresses));
+        }
+        DnsFuture::new(async move {
+            let addresses = lookup_host((name, 0)).await.map_err(ResolveDnsError::new)?;
+            Ok(addresses.map(|address| address.ip()).collect())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn names_below_localhost_are_this_machine() {
+        for (name, is_known) in [
+            ("a.localhost", true),
+            ("A.b.Localhost.", true),
+            ("localhost", true),
+            ("a.localhost.invalid", false),
+        ] {
+            let addresses = Resolver.resolve_dns(name).await;
+            assert_eq!(addresses.is_ok(), is_known, "{name}");
+            assert!(addresses.iter().flatten().all(IpAddr::is_loopback), "{addresses:?}");
+        }
+    }
+}
