@@ -219,15 +219,20 @@ impl Access {
         if let Some(name) = KEY_VARIABLES.iter().find(invalid) {
             return Err(invalid_key(&format!("`{name}`")));
         }
-        let is_used = self.profile.is_none() && has_keys();
-        if is_used && variable("AWS_SECRET_ACCESS_KEY").is_none() {
-            return Err(Failure::usage(
-                "`AWS_ACCESS_KEY_ID` is set, but `AWS_SECRET_ACCESS_KEY` is not",
-            )
-            .hint("set both, or neither"));
+        if self.profile.is_none() {
+            check_pair("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")?;
         }
         Ok(())
     }
+}
+
+/// Checks that the second variable is set if the first one is.
+pub fn check_pair(set: &str, other: &str) -> Result<(), Failure> {
+    if variable(set).is_none() || variable(other).is_some() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("`{set}` is set, but `{other}` is not"))
+        .hint("set both, or neither"))
 }
 
 pub fn environment_keys() -> Option<Credentials> {

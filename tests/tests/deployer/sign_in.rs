@@ -105,6 +105,36 @@ fn white_space_around_keys_is_ignored_and_control_characters_are_refused() {
 }
 
 #[test]
+fn a_missing_half_of_the_credentials_is_named() {
+    const ROLE: &str = "arn:aws:iam::000000000000:role/r";
+    let aws = MiniStack::start();
+    let user = || unsigned(&aws.url).with("AWS_REGION", "us-east-1");
+    for (set, missing) in [
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"),
+        ("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"),
+        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    ] {
+        let error = format!("`{set}` is set, but `{missing}` is not");
+        status(&user().with(set, ROLE), &[]).failed(2, &error);
+        let empty = with_files(user(), "[profile a]\nregion = us-east-1\n", "");
+        if set != "AWS_ACCESS_KEY_ID" {
+            status(&empty.with(set, ROLE), &["--profile", "a"]).failed(2, &error);
+            // It is not used.
+            status(&aws.user().with(set, "test"), &[]).failed(1, SIGNED_IN);
+        }
+    }
+    for (property, missing) in [
+        ("web_identity_token_file = token", "role_arn"),
+        (&format!("role_arn = {ROLE}"), "source_profile"),
+    ] {
+        let user = with_files(user(), &format!("[default]\n{property}\n"), "");
+        let ended = status(&user, &[]);
+        ended.failed(1, "cannot get AWS credentials");
+        assert!(ended.stderr.contains(missing), "{ended}");
+    }
+}
+
+#[test]
 fn empty_variables_are_absent() {
     let aws = MiniStack::start();
     let mut user = aws.user().without("AWS_REGION").with("AWS_DEFAULT_REGION", "us-east-1");

@@ -28,12 +28,14 @@ use aws_smithy_runtime_api::client::{
 use cbbootstrap_cli::signer::check_keys;
 
 use crate::aws::{
-    access::{Access, environment_keys},
+    access::{Access, check_pair, environment_keys},
     profiles::{SSO_SOURCE, SsoSession},
 };
 
 /// The sources of credentials if the environment and the profile have none, for messages.
 const OTHER_SOURCES: &str = "the container, the web identity or the instance metadata";
+
+const WEB_IDENTITY: [&str; 2] = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"];
 
 #[derive(Debug)]
 pub struct Sources {
@@ -52,6 +54,11 @@ impl Sources {
             return checked(keys, "the environment");
         }
         profiles.check_credentials().map_err(CredentialsError::provider_error)?;
+        if !profiles.has_credentials() {
+            // The SDK would use the credentials of this machine.
+            let pair = check_pair(WEB_IDENTITY[0], WEB_IDENTITY[1]);
+            pair.map_err(CredentialsError::provider_error)?;
+        }
         let source = profiles.source().unwrap_or_else(|| OTHER_SOURCES.to_owned());
         let http = CheckedClient { client: http.clone(), source: source.clone() };
         let http = SharedHttpClient::new(http);
@@ -91,7 +98,18 @@ impl Sources {
             // As for a profile that only names a region.
             SharedCredentialsProvider::new(elsewhere(&settings))
         };
-        checked(&provider.provide_credentials().await?, &source)
+        let found = provider.provide_credentials().await.map_err(name_missing)?;
+        checked(&found, &source)
+    }
+}
+
+/// Names the variable without which there are no credentials. A role alone has no effect, as for the AWS CLI.
+fn name_missing(error: CredentialsError) -> CredentialsError {
+    match (error, check_pair(WEB_IDENTITY[1], WEB_IDENTITY[0])) {
+        (CredentialsError::CredentialsNotLoaded(_), Err(failure)) => {
+            CredentialsError::provider_error(failure)
+        }
+        (error, _) => error,
     }
 }
 
