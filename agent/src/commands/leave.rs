@@ -20,7 +20,7 @@ use crate::{
     http::CallError,
     printer::Printer,
     record::ClusterRecord,
-    server::{Membership, Server, View},
+    server::{Membership, NodeInfo, Server, View},
     settings::{self, Here},
 };
 
@@ -225,12 +225,14 @@ impl Leaving {
         // does not list the server's.
         let other_name = record.other_name(node, &self.server_name);
         // The rebalance with which this node leaves removes the failed-over ones, too.
+        let stays = |it: &NodeInfo| it.membership != Membership::FailedOver;
         let leaves = |other: &Node| {
             let is_this = other == node || Some(other) == other_name;
-            let known = view.member(other);
-            is_this || known.is_some_and(|it| it.membership == Membership::FailedOver)
+            is_this || view.member(other).is_some_and(|it| !stays(it))
         };
-        let is_only_member = record.state == State::Ready && record.nodes().into_iter().all(leaves);
+        let is_only_member = record.state == State::Ready
+            && record.nodes().into_iter().all(leaves)
+            && view.others().any(stays);
         let (id, own) = (here.api.cluster_id.as_str(), &view.uuid);
         let failure = match (&record.cluster_uuid, other_name.filter(|_| self.is_by_hand)) {
             (Some(recorded), _) if recorded != own => Failure::refused(format!(
@@ -241,7 +243,7 @@ impl Leaving {
                 "the API knows this server as `{recorded}`, which would stay in its list if `{node}` left; nothing was changed"
             ))
             .hint(format!("pass the name with which `up` ran on this node: `--node {recorded}`")),
-            _ if is_only_member && view.nodes.len() > 1 => Failure::refused(format!(
+            _ if is_only_member => Failure::refused(format!(
                 "this is the only member of `{id}` that the API knows, apart from failed-over ones, so no node could join without it; nothing was changed"
             ))
             .hint("run `cbbootstrap-agent up` on another member, and then this command again"),
@@ -318,7 +320,7 @@ mod tests {
     use cbbootstrap_protocol::names::Uuid;
 
     use super::*;
-    use crate::server::{Health, NodeInfo, Recovery};
+    use crate::server::{Health, Recovery};
 
     const ME: &str = "10.0.0.1";
     const OTHER: &str = "10.0.0.2";

@@ -987,9 +987,8 @@ fn renamed_machine_leaves_under_the_recorded_name() {
     assert_eq!(agents.record()["nodes"], json!([servers[0].address()]));
 }
 
-/// The rebalance with which it leaves removes the failed-over member, too.
-#[test]
-fn last_recorded_member_beside_a_failed_over_one_stays() {
+/// Three nodes, of which the record lists the last two, and the last is failed over.
+fn with_last_recorded_member() -> (Servers, Agents) {
     let (servers, agents) = scene(3);
     agents.join(servers.nodes(), &[]);
     let body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": servers[0].address()});
@@ -997,8 +996,20 @@ fn last_recorded_member_beside_a_failed_over_one_stays() {
     assert_eq!(left.status, 200, "{left:?}");
     call(&servers[0], "/controller/failOver", &[("otpNode", &otp(&servers[2]))]);
     wait_for_failover(&servers, 2);
-    let left = agents.run(&servers[1], &["leave", "--timeout", "2s"]);
-    left.failed(5, "this is the only member of `demo` that the API knows, apart from failed-over");
+    (servers, agents)
+}
+
+/// The rebalance with which it leaves removes the failed-over member, too.
+#[test]
+fn last_recorded_member_beside_a_failed_over_one_stays() {
+    let (servers, agents) = with_last_recorded_member();
+    let leave = || agents.run(&servers[1], &["leave", "--timeout", "2s"]);
+    let why = "this is the only member of `demo` that the API knows, apart from failed-over";
+    leave().failed(5, why);
+    // No other one could report.
+    call(&servers[1], "/controller/failOver", &[("otpNode", &otp(&servers[0]))]);
+    wait_for_failover(&servers, 0);
+    leave().failed(5, "this is the cluster's last active node");
 }
 
 #[test]
