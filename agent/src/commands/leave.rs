@@ -107,7 +107,7 @@ impl Leaving {
             self.server_name.clone_from(&this.name);
         }
         if !self.is_checked {
-            self.check(here, &view, printer)?;
+            self.check(here, &view, ending, printer)?;
             self.is_checked = view.this().is_some();
             if self.is_checked {
                 return Ok(None);
@@ -206,7 +206,13 @@ impl Leaving {
     ///
     /// A machine that ends does not wait for an API that does not answer or refuses: the data can already move, and only the last step,
     /// the report, needs the API.
-    fn check(&mut self, here: &Here, view: &View, printer: &Printer) -> Result<(), Interrupt> {
+    fn check(
+        &mut self,
+        here: &Here,
+        view: &View,
+        ending: Option<&Ending>,
+        printer: &Printer,
+    ) -> Result<(), Interrupt> {
         let node = &here.identity.node;
         let record = match here.api.status(Some(node)) {
             Ok(Some(record)) => record,
@@ -243,6 +249,13 @@ impl Leaving {
                 "the API knows this server as `{recorded}`, which would stay in its list if `{node}` left; nothing was changed"
             ))
             .hint(format!("pass the name with which `up` ran on this node: `--node {recorded}`")),
+            // Others can take its data, which would be lost with the machine. Only a lifecycle hook would wait for an operator.
+            _ if is_only_member && ending.is_some() => {
+                printer.warning_once(format_args!(
+                    "this node leaves, although it is the only member of `{id}` that the API knows, apart from failed-over ones: no node can join before you run `cbbootstrap-agent up` on another member"
+                ));
+                return Ok(());
+            }
             _ if is_only_member => Failure::refused(format!(
                 "this is the only member of `{id}` that the API knows, apart from failed-over ones, so no node could join without it; nothing was changed"
             ))

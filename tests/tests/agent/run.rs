@@ -1012,6 +1012,21 @@ fn last_recorded_member_beside_a_failed_over_one_stays() {
     leave().failed(5, "this is the cluster's last active node");
 }
 
+/// Others have its data afterwards, and can report themselves.
+#[test]
+fn last_recorded_member_leaves_if_its_machine_ends() {
+    let (servers, agents) = with_last_recorded_member();
+    let instance = Instance::start();
+    let resident = agents.stay(&servers[1], &[], &instance.variables());
+    resident.wait_for("which has 3 nodes");
+    interrupt(&instance, "terminate", seconds(120));
+    wait_until("the node is out", || servers[1].is_blank());
+    resident.wait_for("no node can join before you run `cbbootstrap-agent up` on another member");
+    agents.up(&servers[0], &[]).document();
+    let record = agents.record();
+    assert!(record["nodes"].as_array().unwrap().contains(&json!(servers[0].address())), "{record}");
+}
+
 #[test]
 fn restarted_member_is_ready_although_the_api_refuses() {
     let directory = tempfile::tempdir().unwrap();
