@@ -21,7 +21,9 @@ use cbbootstrap_protocol::names::{Node, Uuid};
 pub use self::{
     admission::{Admission, admission, may_be_copy},
     answers::{Answers, Asked},
-    member::{Testimony, confirm, is_listed, lists, needs_confirmation, obstacle, rebalance},
+    member::{
+        Testimony, confirm, is_listed, lists, may_go, needs_confirmation, obstacle, rebalance,
+    },
 };
 use self::{blank::blank, member::member};
 use crate::{

@@ -145,7 +145,10 @@ impl Leaving {
         }
         match here.api.leave(&identity, self.generation) {
             Ok(record) => {
-                let record = self.report_removed(here, memory).unwrap_or(record);
+                // Otherwise the node left earlier, and what it removed then may be back.
+                let removed =
+                    if self.is_on_its_way { self.report_removed(here, memory) } else { None };
+                let record = removed.unwrap_or(record);
                 Ok(Some(record.initial_node.to_string()))
             }
             Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => Ok(None),

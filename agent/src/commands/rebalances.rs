@@ -6,9 +6,9 @@ use cbbootstrap_cli::failure::Failure;
 
 use super::clock::jitter;
 use crate::{
-    decision::Memory,
+    decision::{self, Memory},
     printer::Printer,
-    server::{Health, Membership, NodeInfo, Rebalance, Server, View},
+    server::{Health, Rebalance, Server, View},
 };
 
 /// This many failures in a row end the command.
@@ -35,9 +35,7 @@ pub(super) fn watch(
     memory.unreachable_since = unreachable
         .map(|node| (node.otp.clone(), known.remove(&node.otp).unwrap_or_else(Instant::now)))
         .collect();
-    // After a failed rebalance, a node may be back that it was to remove.
-    let is_back = |node: &NodeInfo| node.membership != Membership::FailedOver;
-    memory.kept.removed.retain(|name| !view.node(name).is_some_and(is_back));
+    memory.kept.removed.retain(|name| decision::may_go(name, view));
     if view.is_rebalancing {
         if !std::mem::replace(&mut memory.rebalance_is_under_way, true) {
             (memory.kept.rebalance_id, memory.kept.stopped_among) = (None, None);

@@ -342,6 +342,13 @@ fn is_removable(node: &NodeInfo, view: &View, memory: &Memory, now: Instant) -> 
         && view.can_lose(view.count_failed_over())
 }
 
+/// Whether the failed-over node of this name, which a rebalance of this run was to remove, is out or may still go with it. If it has failed
+/// before that, the next one may be another node's.
+pub fn may_go(name: &str, view: &View) -> bool {
+    let node = view.node(name);
+    node.is_none_or(|it| view.is_rebalancing && it.membership == Membership::FailedOver)
+}
+
 /// Rebalances all nodes, which removes these failed-over ones, or rests after a failed rebalance.
 pub fn rebalance(view: &View, removed: Vec<String>, memory: &Memory, now: Instant) -> Action {
     match memory.rest_until.filter(|end| *end > now) {

@@ -232,6 +232,34 @@ fn joiner_that_leaves_at_once_reports_the_dead_member_that_its_rebalance_removes
     assert_eq!(json!(listed), json!([servers[0].address(), servers[2].address()]));
 }
 
+/// The dead member may recover: it is still in the cluster.
+#[test]
+fn joiner_that_leaves_after_a_failed_rebalance_does_not_report_the_dead_member() {
+    let (servers, agents) = scene(4);
+    agents.join(&servers.nodes()[..3], &[]);
+    servers.auto_failover_after(Duration::from_millis(500));
+    servers[1].kill();
+    wait_for_failover(&servers, 1);
+    let instance = Instance::start();
+    let joiner = agents.stay(&servers[3], &[], &instance.variables());
+    // It fails before it removes anything.
+    servers.on_request(|seen| match seen.path.as_str() {
+        "/controller/rebalance" => Then::Answer(200),
+        _ => Then::Handle,
+    });
+    let since = Instant::now();
+    while !joiner.log().contains("a rebalance failed") {
+        assert!(since.elapsed() < seconds(150), "{}", joiner.log());
+        thread::sleep(Duration::from_millis(100));
+    }
+    instance.terminate();
+    wait_until("the hook is completed", || instance.is_complete());
+    assert!(membership(&servers, 1).is_some());
+    let record = agents.record();
+    let is_listed = record["nodes"].as_array().unwrap().contains(&json!(servers[1].address()));
+    assert!(is_listed, "{record}");
+}
+
 /// The first request may still take effect, so another node must not begin before it has inspected this one.
 #[test]
 fn node_whose_initialization_broke_off_keeps_its_claim_after_refusals() {

@@ -529,6 +529,29 @@ fn dead_node_that_a_departure_removes_is_reported_however_it_ends() {
     }
 }
 
+/// Later, it may be a member again.
+#[test]
+fn dead_node_that_a_departure_removes_is_not_reported_with_the_next_one() {
+    let (servers, agents) = scene(3);
+    let (agents, front, is_away) = with_failing_api(agents, 503);
+    let (servers, _agents, instance, mut residents) = join_with_instance(servers, agents, &[]);
+    drop(residents.remove(1));
+    servers[1].kill();
+    call(&servers[0], "/controller/failOver", &[("otpNode", &otp(&servers[1]))]);
+    interrupt(&instance, "terminate", seconds(120));
+    residents[1].wait_for("leave: this node has left its cluster");
+    is_away.store(true, Ordering::Relaxed);
+    instance.remove("spot/instance-action");
+    residents[1].wait_for("notice: withdrawn");
+    instance.terminate();
+    residents[1].wait_for("notice: the Auto Scaling group");
+    is_away.store(false, Ordering::Relaxed);
+    wait_until("the hook is completed", || instance.is_complete());
+    let (mut requests, dead) = (front.requests(), servers[1].address());
+    requests.retain(|it| it.path == "/cluster/leave" && it.body.contains(&dead));
+    assert_eq!(requests.len(), 1, "{requests:?}");
+}
+
 /// It may have a member of the same name, which must stay in its record.
 #[test]
 fn departure_is_not_reported_to_another_cluster() {

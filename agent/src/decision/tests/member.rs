@@ -463,3 +463,22 @@ fn member_reports_then_attests_then_applies_the_extras() {
         assert_next(what, &goal, &OwnServer::Member(view), &Has(record), &memory, &expected);
     }
 }
+
+/// The next rebalance may be another node's, which then reports what it removes.
+#[test]
+fn node_that_a_failed_rebalance_has_not_removed_is_not_reported() {
+    let two = || [active(ME), active(THIRD)];
+    let with_first = |node| [active(ME), node, active(THIRD)];
+    let dead_one = || dead(failed(FIRST));
+    for (what, view, is_kept) in [
+        ("removed", cluster_of(two()), true),
+        ("removed, and the rebalance runs", rebalancing(two()), true),
+        ("to be removed", rebalancing(with_first(dead_one())), true),
+        ("the rebalance has failed", unbalanced(with_first(dead_one())), false),
+        ("recovers", rebalancing(with_first(recovering(FIRST))), false),
+        ("joins again", rebalancing(with_first(added(FIRST))), false),
+        ("back", cluster_of(with_first(active(FIRST))), false),
+    ] {
+        assert_eq!(may_go(FIRST, &view), is_kept, "{what}");
+    }
+}
