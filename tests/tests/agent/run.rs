@@ -555,32 +555,65 @@ fn dead_node_that_a_departure_removes_is_not_reported_with_the_next_one() {
 /// It may have a member of the same name, which must stay in its record.
 #[test]
 fn departure_is_not_reported_to_another_cluster() {
-    let (servers, agents) = scene(3);
-    let file = agents.user.home.path().join("agent.yaml");
-    write_private(&file, "cluster_id: demo\n");
-    let path = file.display().to_string();
-    let members = ["127.99.99.99".to_owned(), servers[2].address()];
-    for node in &members {
-        http::claim(&agents.api, "other", node).unwrap();
-        let body = json!({"cluster_id": "other", "node_ip_addr_or_hostname": node});
-        let ready = http::post(&agents.api, "/cluster/ready", &body.to_string()).unwrap();
-        assert_eq!(ready.status, 200, "{ready:?}");
+    let new_api = Api::start();
+    for (other_api, other_id) in [(None, "other"), (Some(&new_api.local.endpoint), "demo")] {
+        let (servers, agents) = scene(3);
+        let file = agents.user.home.path().join("agent.yaml");
+        let path = file.display().to_string();
+        let other = Agents::new(other_api.unwrap_or(&agents.api), other_id, &servers);
+        let members = ["127.99.99.99".to_owned(), servers[2].address()];
+        for node in &members {
+            http::claim(&other.api, other_id, node).unwrap();
+            let body = json!({"cluster_id": other_id, "node_ip_addr_or_hostname": node});
+            let ready = http::post(&other.api, "/cluster/ready", &body.to_string()).unwrap();
+            assert_eq!(ready.status, 200, "{ready:?}");
+        }
+        let (agents, front, is_away) = with_failing_api(agents, 503);
+        let write = |api: &str, id| write_private(&file, format!("api: {api}\ncluster_id: {id}\n"));
+        write(&front.url, "demo");
+        let agents = agents.without("CBBOOTSTRAP_CLUSTER_ID").without("CBBOOTSTRAP_API");
+        let options = ["--config", &path];
+        let (servers, _agents, instance, residents) = join_with_instance(servers, agents, &options);
+        is_away.store(true, Ordering::Relaxed);
+        instance.terminate();
+        wait_until("the node is out", || servers[2].is_blank());
+        residents[2].wait_for("returned status 503");
+        write(other_api.unwrap_or(&front.url), other_id);
+        residents[2].signal("HUP");
+        residents[2].wait_for("reload: the options were read again");
+        is_away.store(false, Ordering::Relaxed);
+        residents[2].wait_for("no other member says whether another machine has the name");
+        assert_eq!(other.record()["nodes"].as_array().unwrap().len(), members.len());
     }
-    let other = Agents::new(&agents.api, "other", &servers);
+}
+
+/// The options may be those of another node by mistake.
+#[test]
+fn departure_is_not_reported_for_another_member() {
+    let (servers, agents) = scene(3);
+    agents.join(servers.nodes(), &[]);
+    let body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": servers[2].address()});
+    let left = http::post(&agents.api, "/cluster/leave", &body.to_string()).unwrap();
+    assert_eq!(left.status, 200, "{left:?}");
+    let file = agents.user.home.path().join("agent.yaml");
+    let path = file.display().to_string();
+    write_private(&file, "node: node.example.com\n");
     let (agents, _front, is_away) = with_failing_api(agents, 503);
-    let agents = agents.without("CBBOOTSTRAP_CLUSTER_ID");
-    let options = ["--config", &path];
-    let (servers, _agents, instance, residents) = join_with_instance(servers, agents, &options);
+    let instance = Instance::start();
+    let variables = [&instance.variables()[..], &[("CBBOOTSTRAP_NODE", "")]].concat();
+    let resident = agents.stay(&servers[2], &["--config", &path], &variables);
+    resident.wait_for("which has 3 nodes");
     is_away.store(true, Ordering::Relaxed);
     instance.terminate();
     wait_until("the node is out", || servers[2].is_blank());
-    residents[2].wait_for("returned status 503");
-    write_private(&file, "cluster_id: other\n");
-    residents[2].signal("HUP");
-    residents[2].wait_for("reload: the options were read again");
+    resident.wait_for("returned status 503");
+    write_private(&file, format!("node: {}\n", servers[1].address()));
+    resident.signal("HUP");
+    resident.wait_for("reload: the options were read again");
     is_away.store(false, Ordering::Relaxed);
-    residents[2].wait_for("no other member says whether another machine has the name");
-    assert_eq!(other.record()["nodes"].as_array().unwrap().len(), members.len());
+    resident.wait_for("this node has left its cluster, but that could not be reported to the API");
+    let record = agents.record();
+    assert_eq!(record["nodes"].as_array().unwrap().len(), 3, "{record}");
 }
 
 fn schedule(instance: &Instance, code: &str, time_left: Duration) {

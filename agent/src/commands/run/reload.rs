@@ -14,7 +14,6 @@ use cbbootstrap_cli::{
 use super::{Life, systemd};
 use crate::{
     cli::{Cli, Command, RunArgs},
-    commands::leave::Leaving,
     config,
     http::Deadline,
     settings::{self, Here},
@@ -99,13 +98,14 @@ impl Life<'_> {
             self.up.state.memory = before.up.state.memory.keep();
             self.departing = before.departing.keep();
             self.notice = before.notice;
-            let (api, old_api) = (&self.up.here.api, &before.up.here.api);
-            if api.cluster_id != old_api.cluster_id {
-                // What the node has begun must not be reported to another cluster.
-                self.departing.leaving = Leaving::default();
+            let (new, old) = (&self.up.here, &before.up.here);
+            if (&new.api.url, &new.api.cluster_id, &new.identity.node)
+                != (&old.api.url, &old.api.cluster_id, &old.identity.node)
+            {
+                // What the node has begun must not be reported to another cluster, or of another node, without a check.
+                let leaving = &mut self.departing.leaving;
+                (leaving.is_on_its_way, leaving.generation) = (false, None);
                 self.up.state.memory.kept.removed.clear();
-            } else if api.url != old_api.url {
-                self.departing.leaving.generation = None;
             }
         }
         self
