@@ -56,7 +56,7 @@ pub(super) fn watch(
             let early = "it ended early: someone stopped it, or its orchestrator died";
             return note_failure(memory, error.as_deref().unwrap_or(early), printer);
         }
-        (memory.failed_rebalances, memory.rest_until) = (0, None);
+        forgive(memory);
         printer.step("rebalance: done");
     }
     Ok(())
@@ -73,6 +73,11 @@ fn note_failure(memory: &mut Memory, why: &str, printer: &Printer) -> Result<(),
     memory.rest_until = Some(Instant::now() + jitter(rest));
     printer.warning(format_args!("a rebalance failed: {why}"));
     Ok(())
+}
+
+/// Lets the next rebalance begin at once.
+pub(super) fn forgive(memory: &mut Memory) {
+    (memory.failed_rebalances, memory.rest_until) = (0, None);
 }
 
 /// Whether someone has stopped the rebalance that this run last saw. One whose orchestrator died has no report.

@@ -398,6 +398,25 @@ fn spot_interruption_moves_little_data_away() {
     one_cluster(&servers, 2);
 }
 
+/// It leaves two minutes, of which a pause after failed rebalances would take some.
+#[test]
+fn spot_interruption_does_not_wait_because_other_rebalances_failed() {
+    let (servers, agents) = scene(3);
+    agents.join(&servers.nodes()[..2], &[]);
+    let instance = Instance::start();
+    let resident = agents.stay(&servers[1], &[], &instance.variables());
+    resident.wait_for("which has 2 nodes");
+    servers.fail_rebalances(2);
+    let host = format!("https://{}", servers[2].address());
+    let form = [("hostname", host.as_str()), ("user", ""), ("password", ""), ("services", "kv")];
+    call(&servers[0], "/controller/addNode", &form);
+    wait_until("the second failure", || resident.log().matches("a rebalance failed").count() == 2);
+    interrupt(&instance, "terminate", seconds(120));
+    let since = Instant::now();
+    wait_until("the node is out", || servers[1].is_blank());
+    assert!(since.elapsed() < seconds(5), "{}", resident.log());
+}
+
 #[test]
 fn spot_interruption_without_time_fails_the_node_over_gracefully() {
     let (servers, _agents, instance, residents) = with_instance(&BUCKET);

@@ -19,7 +19,7 @@ use cbbootstrap_cli::failure::{Exit, Failure, one_line};
 use cbbootstrap_protocol::wire::State;
 
 use self::{departure::Departing, machine::Machine, monitor::Monitor};
-use super::{clock::Interrupt, try_lock, up};
+use super::{clock::Interrupt, rebalances, try_lock, up};
 use crate::{
     api::ApiError,
     cli::{LifeArgs, PauseArgs, Recover, RunArgs},
@@ -387,6 +387,7 @@ impl<'r> Life<'r> {
             (Some(new), Some(old)) if new.is_like(old) => {}
             (Some(new), _) => {
                 self.rest_until = None;
+                rebalances::forgive(&mut self.up.state.memory);
                 let is_same_hook =
                     new.is_scale_in() && self.notice.as_ref().is_some_and(Notice::is_scale_in);
                 if !is_same_hook {
@@ -395,6 +396,7 @@ impl<'r> Life<'r> {
                 self.printer.step(format_args!("notice: {new}"));
             }
             (None, Some(old)) => {
+                rebalances::forgive(&mut self.up.state.memory);
                 self.printer.step(format_args!("notice: withdrawn ({old})"));
             }
             (None, None) => {}
