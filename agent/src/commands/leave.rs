@@ -194,8 +194,10 @@ impl Leaving {
             Action::Rebalance { known, removed } => {
                 let (is_started, why) =
                     rebalances::start(memory, server, &known, this, &removed, printer);
+                // The answer may be lost, and the rebalance start nevertheless.
+                self.is_on_its_way = true;
                 if is_started {
-                    (self.is_on_its_way, self.is_own_rebalance) = (true, true);
+                    self.is_own_rebalance = true;
                     printer.step("rebalance: this node's data moves to the others");
                 }
                 why

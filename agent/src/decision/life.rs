@@ -154,6 +154,8 @@ pub struct Sighting {
     pub was_well: bool,
     /// Whether it was failed over after a failure. The agent of a machine that ends also removes such a node.
     pub could_recover: bool,
+    /// Whether a rebalance runs that an earlier run may have begun to leave: this run has found it under way, with a notice.
+    pub may_be_own: bool,
 }
 
 impl Departure {
@@ -173,7 +175,13 @@ impl Departure {
                 let was_well = matches!(before, Removal::Watching(seen) if seen.was_well);
                 let membership = view.this().map(|this| this.membership);
                 let is_failed_over = membership == Some(Membership::FailedOver);
+                let may_be_own = view.is_rebalancing
+                    && match before {
+                        Removal::Watching(seen) => seen.may_be_own,
+                        _ => has_notice,
+                    };
                 let is_well = knows_cluster
+                    && !may_be_own
                     && (membership == Some(Membership::Active)
                         || is_failed_over && (!view.is_rebalancing || was_well));
                 // A server does not know that it was removed if it cannot reach other members. The only node cannot be removed.
@@ -185,6 +193,7 @@ impl Departure {
                     rebalance_ran: is_well && view.is_rebalancing,
                     was_well: is_well && view.nodes.len() > 1 && !view.others().any(is_lost),
                     could_recover: recovers && is_failed_over,
+                    may_be_own,
                 })
             }
             (OwnServer::Blank(_), _) if self.is_leaving => {

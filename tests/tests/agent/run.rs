@@ -674,6 +674,32 @@ fn retirement_that_is_put_off_ends_the_departure() {
     assert_never("it joins again", || !servers[2].is_blank());
 }
 
+/// It need not know that the rebalance is its own.
+#[test]
+fn node_that_leaves_despite_a_restart_or_a_lost_answer_joins_again_after_the_notice() {
+    for is_restarted in [true, false] {
+        let (servers, agents, instance, mut residents) = with_instance(&[]);
+        servers.rebalance_takes(seconds(3));
+        servers.on_request(move |seen| match seen.path.as_str() {
+            "/controller/rebalance" if !is_restarted => Then::Lose,
+            _ => Then::Handle,
+        });
+        schedule(&instance, "instance-retirement", Duration::from_hours(2));
+        wait_until("the rebalance", || servers.clusters()[0].is_rebalancing);
+        servers.on_request(|_| Then::Handle);
+        let mut resident = residents.remove(2);
+        if is_restarted {
+            resident.signal("KILL");
+            resident = agents.stay(&servers[2], &[], &instance.variables());
+            resident.wait_for("a rebalance runs");
+        }
+        resident.wait_for("leave: this node has left its cluster");
+        servers[2].load_certificate();
+        instance.remove("events/maintenance/scheduled");
+        wait_for_cluster(&servers, 3);
+    }
+}
+
 /// People remove the last node with a rebalance.
 fn remove_last(servers: &Servers) {
     let known: Vec<_> = servers.nodes().iter().map(otp).collect();

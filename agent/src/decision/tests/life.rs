@@ -441,21 +441,22 @@ fn node_that_goes_blank_was_removed_only_if_people_can_have_done_it() {
         ("failed over, and back while it is removed", vec![member(rebalancing(failed_over()))], soon, unknown),
         ("never seen as a member", vec![away()], soon, unknown),
     ];
-    let lose = |mut departure: Departure, states: &[OwnServer], since, recovers| {
+    let lose = |mut departure: Departure, states: &[OwnServer], has_notice, since, recovers| {
         for own in states {
-            departure.observe(own, true, true, recovers, since);
+            departure.observe(own, has_notice, true, recovers, since);
         }
-        departure.observe(&blank(), true, false, recovers, now());
+        departure.observe(&blank(), has_notice, false, recovers, now());
         departure.removal
     };
     for (what, states, time, expected) in cases {
-        assert_eq!(lose(NONE, &states, ago(time), false), expected, "{what}");
+        assert_eq!(lose(NONE, &states, false, ago(time), false), expected, "{what}");
         let leaving = Departure { is_leaving: true, ..NONE };
-        assert_eq!(lose(leaving, &states, ago(time), false), unknown, "{what}, on its way out");
+        let left = lose(leaving, &states, true, ago(time), false);
+        assert_eq!(left, unknown, "{what}, on its way out");
     }
     // An agent may have removed it after a failure.
     let states = [member(unbalanced(failed_over())), member(rebalancing(failed_over()))];
-    assert_eq!(lose(NONE, &states, ago(soon), true), unknown);
+    assert_eq!(lose(NONE, &states, true, ago(soon), true), unknown);
 
     // A server that refuses the password runs; one that is away, or does not know its cluster, may be anything.
     for (knows_cluster, own, expected) in [
@@ -478,7 +479,13 @@ fn node_that_goes_blank_was_removed_only_if_people_can_have_done_it() {
         assert_eq!(departure.removal, removed);
     }
     departure.observe(&member(cluster_of(two())), false, true, true, now());
-    let seen = Sighting { at: now(), rebalance_ran: false, was_well: true, could_recover: false };
+    let seen = Sighting {
+        at: now(),
+        rebalance_ran: false,
+        was_well: true,
+        could_recover: false,
+        may_be_own: false,
+    };
     assert_eq!(departure.removal, Removal::Watching(seen));
 
     // A rebalance that this run started goes on after the notice was withdrawn.
@@ -492,4 +499,27 @@ fn node_that_goes_blank_was_removed_only_if_people_can_have_done_it() {
     let mut out = Departure { is_leaving: true, ..NONE };
     out.observe(&blank(), false, true, true, now());
     assert_eq!((out.is_leaving, out.removal), (false, unknown));
+}
+
+/// An earlier run may have begun a rebalance that this one finds under way, to leave.
+#[test]
+fn node_that_a_rebalance_removes_may_have_left_by_itself() {
+    let (removed, unknown) = (Removal::Removed, Removal::Unknown);
+    let two = || [active(ME), active(FIRST)];
+    let (still, moving) = (|| cluster_of(two()), || rebalancing(two()));
+    for (what, states, expected) in [
+        ("found with a notice", vec![(moving(), true)], unknown),
+        ("withdrawn while it runs", vec![(moving(), true), (moving(), false)], unknown),
+        ("the notice comes later", vec![(moving(), false), (moving(), true)], removed),
+        ("seen before it", vec![(still(), true), (moving(), true)], removed),
+        ("another one", vec![(moving(), true), (still(), true), (moving(), true)], removed),
+    ] {
+        let (mut departure, mut has_notice) = (NONE, false);
+        for (view, noticed) in states {
+            has_notice = noticed;
+            departure.observe(&OwnServer::Member(view), has_notice, true, false, now());
+        }
+        departure.observe(&blank(), has_notice, false, false, now());
+        assert_eq!(departure.removal, expected, "{what}");
+    }
 }
