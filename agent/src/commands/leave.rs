@@ -117,13 +117,8 @@ impl Leaving {
         let is_purpose_reached = view.is_balanced && !self.is_own_rebalance;
         self.is_own_rebalance &= view.is_rebalancing;
         rebalances::watch(memory, &here.server, &view, is_purpose_reached, printer)?;
-        if view.this().is_some() && !view.others().any(|node| node.membership == Membership::Active)
-        {
-            return Err(Failure::refused(
-                "this is the cluster's last active node, and the data would be lost with it; nothing was changed",
-            )
-            .hint("to remove the whole cluster, stop its machines and run `cbbootstrap cluster forget`")
-            .into());
+        if let Some(this) = view.this() {
+            check_is_not_last(this, &view)?;
         }
         let action = next_action(&view, memory, Instant::now(), ending);
         Err(Interrupt::wait(self.act(action, &view, memory, &here.server, printer)))
@@ -269,6 +264,25 @@ impl Leaving {
         };
         Err(failure.into())
     }
+}
+
+/// Couchbase Server refuses a rebalance after which no node, or none with the data service, would be left.
+fn check_is_not_last(this: &NodeInfo, view: &View) -> Result<(), Failure> {
+    let is_active = |node: &NodeInfo| node.membership == Membership::Active;
+    // An added node becomes active with the rebalance.
+    let can_hold_data =
+        |node: &NodeInfo| node.membership != Membership::FailedOver && node.has_data_service();
+    let why = if !view.others().any(is_active) {
+        "this is the cluster's last active node"
+    } else if is_active(this) && this.has_data_service() && !view.others().any(can_hold_data) {
+        "this is the cluster's last node with the data service, apart from failed-over ones"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::refused(format!("{why}, and the data would be lost with it; nothing was changed"))
+        .hint(
+            "to remove the whole cluster, stop its machines and run `cbbootstrap cluster forget`",
+        ))
 }
 
 /// A server that is blank from the start may have the name of a living member, which must stay in the record.

@@ -101,6 +101,9 @@ pub struct NodeInfo {
     /// The size of its data on disk, if it reports one.
     #[serde(rename = "interestingStats", default, deserialize_with = "disk_size")]
     pub disk_bytes: Option<u64>,
+    /// Empty if the server does not report them.
+    #[serde(default)]
+    pub services: Vec<String>,
 }
 
 impl NodeInfo {
@@ -119,7 +122,13 @@ impl NodeInfo {
             group: None,
             alternate_address: None,
             disk_bytes: None,
+            services: Vec::new(),
         }
+    }
+
+    /// Whether it has the data service, as far as the server reports it.
+    pub fn has_data_service(&self) -> bool {
+        self.services.is_empty() || self.services.iter().any(|service| service == "kv")
     }
 
     pub fn is_well(&self) -> bool {

@@ -628,10 +628,15 @@ fn a_node_that_leaves_waits_for_a_rebalance_of_others() {
 
 #[test]
 fn the_last_node_does_not_leave() {
-    let (servers, agents) = scene(2);
+    let (servers, agents) = scene(3);
     agents.up(&servers[0], &[]).document();
     agents.run(&servers[0], &["leave"]).failed(5, "the cluster's last active node");
     assert!(!servers[0].is_blank());
+    // Nor does the last one with the data service.
+    agents.up(&servers[2], &["--services", "query"]).document();
+    let left = agents.run(&servers[0], &["leave"]);
+    left.failed(5, "this is the cluster's last node with the data service");
+    assert_eq!(one_cluster(&servers, 2).nodes.len(), 2);
     // Nor does one leave that belongs to another cluster.
     servers[1].provision(LOGIN.0, LOGIN.1);
     agents.run(&servers[1], &["leave"]).failed(5, "nothing was changed");
