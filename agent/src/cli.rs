@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use cbbootstrap_cli::{
     console::{Output, OutputArgs},
-    failure::Program,
+    exit::Program,
     manuals::ManualCommand,
     values::{Auth, boolean, number},
 };

@@ -29,7 +29,7 @@ pub mod server;
 mod settings;
 mod values;
 
-use cbbootstrap_cli::{command_line, completion::answer_shell, console::Console, failure::Exit};
+use cbbootstrap_cli::{command_line, completion::answer_shell, console::Console, exit::Exit};
 use clap::CommandFactory;
 use cli::Cli;
 use printer::Printer;

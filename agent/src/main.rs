@@ -1,3 +1,3 @@
-fn main() -> cbbootstrap_cli::failure::Exit {
+fn main() -> cbbootstrap_cli::exit::Exit {
     cbbootstrap_agent::run()
 }

@@ -11,7 +11,7 @@ use std::{
 
 use cbbootstrap_cli::{
     console::{Console, HEARTBEAT, Output},
-    failure::Exit,
+    exit::Exit,
     text::printable,
 };
 use indicatif::ProgressBar;

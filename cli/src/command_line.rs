@@ -26,7 +26,8 @@ use clap::{
 use crate::{
     console::Console,
     environment,
-    failure::{Exit, Failure, one_line},
+    exit::Exit,
+    failure::{Failure, one_line},
     options_file::Setting,
 };
 

@@ -14,7 +14,8 @@ use serde_json::json;
 
 use crate::{
     color::highlight,
-    failure::{Exit, Failure, one_line},
+    exit::Exit,
+    failure::{Failure, one_line},
     text::{escape_hidden, printable},
 };
 

@@ -7,7 +7,8 @@
 //! - [`command_line`]: options from the command line, the environment and a file
 //! - [`completion`]: shells ask the program for candidates
 //! - [`console`]: output to stdout and stderr
-//! - [`failure`]: exit statuses, and errors with hints
+//! - [`exit`]: exit statuses
+//! - [`failure`]: errors with hints
 //! - [`files`]: whether others may read a secret or change a configuration file, and how to read and replace a file
 //! - [`manuals`]: completion scripts and manual pages
 //! - [`options_file`]: options that a YAML file sets
@@ -23,6 +24,7 @@ pub mod command_line;
 pub mod completion;
 pub mod console;
 pub mod environment;
+pub mod exit;
 pub mod failure;
 pub mod files;
 pub mod manuals;

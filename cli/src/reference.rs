@@ -4,7 +4,7 @@ use std::{env, fs, path::Path};
 
 use clap::{Arg, ArgAction, Command};
 
-use crate::failure::Program;
+use crate::exit::Program;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/commands.md");
 

@@ -8,7 +8,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use cbbootstrap_cli::{
     color::ColorArgs,
     console::OutputArgs,
-    failure::Program,
+    exit::Program,
     manuals::ManualCommand,
     values::{duration, number},
 };

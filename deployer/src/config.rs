@@ -18,7 +18,8 @@ use clap::{Args, Command, FromArgMatches, builder::Resettable};
 use serde_yaml::{Mapping, Value};
 
 use crate::{
-    failure::{Exit, Failure},
+    exit::Exit,
+    failure::Failure,
     package::BuildArgs,
     settings::{DEFAULT_STACK_NAME, Target, WaitArgs},
     values::{Auth, NO_TOPICS},

@@ -113,7 +113,7 @@ mod tests {
     use cbbootstrap_cli::console::Output;
 
     use super::*;
-    use crate::{failure::Exit, stack::tests::stack};
+    use crate::{exit::Exit, stack::tests::stack};
 
     fn args(values: [Option<&str>; 4]) -> DomainArgs {
         let [domain, certificate_arn, base_path, hosted_zone] =

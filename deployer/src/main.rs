@@ -46,7 +46,8 @@ use cbbootstrap_cli::{
     completion::answer_shell,
     console::Console,
     environment,
-    failure::{self, Exit},
+    exit::{self, Exit},
+    failure,
 };
 use cli::Cli;
 use printer::Printer;

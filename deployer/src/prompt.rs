@@ -4,10 +4,7 @@ use std::io::IsTerminal;
 
 use cbbootstrap_cli::environment::variable;
 
-use crate::{
-    failure::{Exit, Failure},
-    printer::Printer,
-};
+use crate::{exit::Exit, failure::Failure, printer::Printer};
 
 /// Whether someone can answer a question.
 pub fn is_interactive() -> bool {

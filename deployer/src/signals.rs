@@ -11,7 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    failure::{Exit, Failure},
+    exit::Exit,
+    failure::Failure,
     stack::{Cancellation, Operation},
 };
 

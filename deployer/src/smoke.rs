@@ -13,11 +13,7 @@ use cbbootstrap_cli::{certificates, proxy, signer::Signer};
 use cbbootstrap_function::store::Store;
 use serde::Serialize;
 
-use crate::{
-    failure::{Exit, Failure},
-    network::Network,
-    values::Auth,
-};
+use crate::{exit::Exit, failure::Failure, network::Network, values::Auth};
 pub use client::parse_endpoint;
 use client::{Answer, Client};
 use steps::{Clusters, LOCKED, Step};

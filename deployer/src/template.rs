@@ -148,7 +148,7 @@ fn describe_range<T: Display>(min: Option<T>, max: Option<T>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Exit;
+    use crate::exit::Exit;
 
     fn users(name: &str, value: &str) -> BTreeMap<String, String> {
         BTreeMap::from([(name.to_owned(), value.to_owned())])

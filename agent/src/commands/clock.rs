@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use cbbootstrap_cli::failure::{Exit, Failure};
+use cbbootstrap_cli::{exit::Exit, failure::Failure};
 
 use crate::{
     api::ApiError,

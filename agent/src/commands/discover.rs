@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use cbbootstrap_cli::{
-    failure::{Exit, Failure},
-    files,
-};
+use cbbootstrap_cli::{exit::Exit, failure::Failure, files};
 use cbbootstrap_protocol::{
     names::{Node, Uuid},
     trust::Fingerprint,

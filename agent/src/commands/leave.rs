@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Instant};
 
-use cbbootstrap_cli::failure::{Exit, Failure};
+use cbbootstrap_cli::{exit::Exit, failure::Failure};
 use cbbootstrap_protocol::{names::Node, wire::State};
 use serde::Serialize;
 

@@ -8,7 +8,7 @@ mod run;
 mod status;
 mod up;
 
-use cbbootstrap_cli::failure::{Exit, Failure};
+use cbbootstrap_cli::{exit::Exit, failure::Failure};
 use cbbootstrap_protocol::names::Uuid;
 use clap::CommandFactory;
 

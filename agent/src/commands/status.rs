@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use cbbootstrap_cli::failure::Exit;
+use cbbootstrap_cli::exit::Exit;
 use cbbootstrap_protocol::{
     names::Node,
     wire::{Cluster, State},

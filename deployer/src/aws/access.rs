@@ -18,11 +18,7 @@ use cbbootstrap_cli::{
 use clap::Args;
 
 use super::profiles::{Profiles, Setting};
-use crate::{
-    failure::{Exit, Failure},
-    network::CONNECT_TIMEOUT,
-    values::REGION_NAME,
-};
+use crate::{exit::Exit, failure::Failure, network::CONNECT_TIMEOUT, values::REGION_NAME};
 
 /// More than the SDK's default of 3: throttling should not fail a deployment.
 const ATTEMPTS: u32 = 6;

@@ -35,7 +35,8 @@ pub use settings::TableSettings;
 
 use super::{error::Answer, poll::Poll};
 use crate::{
-    failure::{Exit, Failure},
+    exit::Exit,
+    failure::Failure,
     stack::{OWNER_TAG, STACK_TAG, region_in},
 };
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     cli::{DeployArgs, ServerArgs},
-    failure::Exit,
+    exit::Exit,
     network::Network,
     printer::Printer,
     settings::Database,

@@ -24,7 +24,7 @@ use clap::CommandFactory;
 use crate::{
     cli::{Cli, Command},
     examples::FILES,
-    failure::Exit,
+    exit::Exit,
     printer::Printer,
     prompt::confirm,
     signals::{Signals, Watchdog},

@@ -11,7 +11,7 @@ use crate::{
     },
     cli::PlanArgs,
     deployment::{Deployment, Survey, build, discard_after},
-    failure::Exit,
+    exit::Exit,
     github::{self, publish},
     origin::introduce,
     package::artifact::Artifact,

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use crate::{
     aws::{Aws, explain},
     cli::LaunchArgs,
-    failure::{Exit, Failure},
+    exit::Exit,
+    failure::Failure,
     settings::{Place, RecordsArgs, TableArgs, map},
     stack::{Stack, StackAction},
     values::Arch,

@@ -3,7 +3,8 @@
 use super::{DeployedStack, Deployment, StackSurvey, build};
 use crate::{
     aws::lambda,
-    failure::{Exit, Failure},
+    exit::Exit,
+    failure::Failure,
     package::ArtifactSource,
     stack::{self, Stack},
 };

@@ -7,7 +7,8 @@ use aws_sdk_cloudformation::Client;
 use super::Watch;
 use crate::{
     aws::cloudformation,
-    failure::{Exit, Failure},
+    exit::Exit,
+    failure::Failure,
     printer::{Printer, Step},
     prompt,
     settings::Place,

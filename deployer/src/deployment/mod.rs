@@ -23,7 +23,8 @@ pub use watch::Watch;
 
 use crate::{
     aws::{Aws, cloudformation::UpdateMode, s3::Bucket},
-    failure::{Exit, Failure},
+    exit::Exit,
+    failure::Failure,
     package::{ArtifactSource, artifact::Artifact},
     printer::Printer,
     settings::{StoredCode, Target},

@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     cli::{Cli, ClusterCommand, Command, DeployArgs},
     config,
-    failure::Exit,
+    exit::Exit,
 };
 
 const FILE: &str = "

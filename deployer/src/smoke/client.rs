@@ -12,7 +12,8 @@ use uuid::Uuid;
 use super::steps::Step;
 use crate::{
     causes::causes,
-    failure::{Exit, Failure},
+    exit::Exit,
+    failure::Failure,
     network::{self, Network, Sender},
 };
 

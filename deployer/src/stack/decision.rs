@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     DesiredStack, Stack, StackEvent, StackStatus, StackStatus as S, aws_command, failed, name_in,
 };
-use crate::{
-    failure::{Exit, Failure},
-    values::Auth,
-};
+use crate::{exit::Exit, failure::Failure, values::Auth};
 
 /// What a deployment does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

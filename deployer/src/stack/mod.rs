@@ -22,10 +22,7 @@ pub use decision::{
 pub use drift::{Difference, Drift, Drifted};
 pub use events::{Progress, StackEvent, failed, last_change, root_cause};
 
-use crate::{
-    failure::{Exit, Failure},
-    values::Auth,
-};
+use crate::{exit::Exit, failure::Failure, values::Auth};
 
 /// How the template's description begins. It marks stacks that were made from the template without this program.
 pub const DESCRIPTION: &str = "cbbootstrap:";

@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_cli::failure::{Exit, Failure, one_line};
+use cbbootstrap_cli::{
+    exit::Exit,
+    failure::{Failure, one_line},
+};
 use cbbootstrap_protocol::wire::State;
 
 use self::{departure::Departing, machine::Machine, monitor::Monitor};

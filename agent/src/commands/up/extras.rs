@@ -1,5 +1,5 @@
 //! Server group, buckets and alternate address. None delays the report or ends the run: a permanent refusal is a warning, and the
-//! run ends as [`Exit::Partial`](cbbootstrap_cli::failure::Exit::Partial).
+//! run ends as [`Exit::Partial`](cbbootstrap_cli::exit::Exit::Partial).
 
 use ureq::http::StatusCode;
 

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbbootstrap_cli::failure::{Exit, Failure};
+use cbbootstrap_cli::{exit::Exit, failure::Failure};
 use cbbootstrap_protocol::{names::Node, wire};
 
 use self::{first::check_buckets, join::Joining};

@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use super::{CHANGE, describe, protect, unless_too_new, wait_for_update};
 use crate::{
     aws::error::{Answer, explain},
-    failure::{Exit, Failure},
+    exit::Exit,
+    failure::Failure,
     stack::region_in,
 };
 

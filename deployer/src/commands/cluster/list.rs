@@ -6,12 +6,8 @@ use jiff::Timestamp;
 
 use super::{Entry, Operator, text::HEADER};
 use crate::{
-    cli::ClusterListArgs,
-    failure::{Exit, Failure},
-    fields::Columns,
-    printer::Printer,
-    settings::Database,
-    signals::Signals,
+    cli::ClusterListArgs, exit::Exit, failure::Failure, fields::Columns, printer::Printer,
+    settings::Database, signals::Signals,
 };
 
 /// How many clusters the first part of a list has if there are as many. As text, they set the widths of the columns.

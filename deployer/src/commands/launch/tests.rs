@@ -3,7 +3,7 @@ use clap::Parser;
 use super::*;
 use crate::{
     cli::{Cli, Command},
-    failure::Exit,
+    exit::Exit,
     stack::tests::stack,
 };
 
