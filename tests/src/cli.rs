@@ -114,6 +114,7 @@ impl User {
     /// The same for another program.
     pub fn program<A: AsRef<OsStr>>(&self, program: &Path, args: &[A]) -> Command {
         use std::os::unix::process::CommandExt;
+        process::pass_signals_on();
         let mut command = Command::new(program);
         command
             .args(args)

@@ -7,8 +7,14 @@ use std::{
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{Arc, Once},
     thread::sleep,
     time::{Duration, Instant},
+};
+
+use signal_hook::{
+    consts::{SIGHUP, SIGINT},
+    flag,
 };
 
 /// Sends a signal to a process, or with a minus before its id to its whole group.
@@ -16,6 +22,22 @@ pub fn kill(signal: &str, process: &str) {
     let status =
         Command::new("kill").args(["-s", signal, "--", process]).stderr(Stdio::null()).status();
     status.expect("`kill` can be run");
+}
+
+/// Lets the processes that the tests start end on signals that this one ignores, such as SIGHUP under `nohup` and SIGINT in the
+/// background: ignored signals are inherited, handlers are not.
+pub fn pass_signals_on() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+        for signal in [SIGHUP, SIGINT] {
+            if ignored.is_some_and(|set| set >> (signal - 1) & 1 == 1) {
+                flag::register(signal, Arc::default()).expect("handlers can be set");
+            }
+        }
+    });
 }
 
 /// What the kernel says about a process, if it exists.
