@@ -12,6 +12,7 @@ use cbbootstrap_cli::{
     environment::variable_os,
     failure::Failure,
     proxy::{Proxy, REFUSES, read_for_url},
+    values::{is_localhost, is_this_machine},
 };
 use thiserror::Error;
 use ureq::{
@@ -126,7 +127,7 @@ pub fn client(trust: &Trust, proxy: Option<&Proxy>, limit: Duration) -> Agent {
     Agent::with_parts(config.build(), DefaultConnector::default(), LocalResolver::default())
 }
 
-/// Resolves names below `localhost` to this host (RFC 6761), which a name server need not do.
+/// Resolves `localhost` and names below it to this host (RFC 6761), which a name server need not do.
 #[derive(Debug, Default)]
 struct LocalResolver(DefaultResolver);
 
@@ -137,7 +138,7 @@ impl Resolver for LocalResolver {
         config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        if !uri.host().is_some_and(is_below_localhost) {
+        if !uri.host().is_some_and(is_localhost) {
             return self.0.resolve(uri, config, timeout);
         }
         let port = port(&uri.to_string());
@@ -269,21 +270,9 @@ pub fn accepts_connections(url: &str, deadline: Deadline) -> Result<bool, String
     Ok(false)
 }
 
-/// Whether requests to a URL stay on this host: those to `localhost`, to names below it, and to loopback addresses.
+/// Whether requests to a URL stay on this host.
 pub fn is_local(url: &str) -> bool {
-    let host = host(url);
-    plain_name(&host) == "localhost"
-        || is_below_localhost(&host)
-        || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
-}
-
-fn is_below_localhost(host: &str) -> bool {
-    plain_name(host).ends_with(".localhost")
-}
-
-/// A host's name in lower case, without the dot that may end it.
-fn plain_name(host: &str) -> String {
-    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
+    is_this_machine(&host(url))
 }
 
 /// Whether it is an address of this host. Only those can be bound, unless the system allows all (`net.ipv4.ip_nonlocal_bind`).
@@ -316,8 +305,10 @@ mod tests {
     }
 
     #[test]
-    fn names_below_localhost_resolve_to_this_host() {
+    fn localhost_and_names_below_it_resolve_to_this_host() {
         for (url, port) in [
+            ("http://localhost:8091", 8091),
+            ("http://LocalHost.:8091", 8091),
             ("http://a1.execute-api.localhost:4566", 4566),
             ("http://a1.localhost/cluster", 80),
             ("https://a1.localhost", 443),

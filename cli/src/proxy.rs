@@ -10,7 +10,7 @@ use http::Uri;
 use ipnet::IpNet;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, values::is_localhost};
 
 /// In order of precedence, as curl and the AWS CLI have it.
 const HTTP_VARIABLES: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
@@ -184,7 +184,7 @@ impl std::fmt::Debug for Proxy {
 /// Whether the host is this machine, or one that no proxy can reach.
 fn is_local(host: &str) -> bool {
     let Ok(address) = host.parse::<IpAddr>() else {
-        return host == "localhost" || host.ends_with(".localhost");
+        return is_localhost(host);
     };
     let address = address.to_canonical();
     let is_link_local = match address {

@@ -1,6 +1,6 @@
 //! Values of options that both programs have.
 
-use std::{net::Ipv4Addr, ops::RangeInclusive, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use clap::{ValueEnum, builder::TypedValueParser};
 use http::Uri;
@@ -69,13 +69,24 @@ pub fn url_of_host(text: &str) -> Result<String, String> {
     if text.contains("://") {
         return url(text);
     }
-    let host = text.split(['/', ':']).next().unwrap_or_default();
-    let is_this_machine = host == "localhost"
-        || host.ends_with(".localhost")
-        || host.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
-        || text.starts_with("[::1]");
-    let scheme = if is_this_machine { "http" } else { "https" };
+    let host = match text.strip_prefix('[') {
+        Some(address) => address.split(']').next(),
+        None => text.split(['/', ':']).next(),
+    };
+    let scheme = if host.is_some_and(is_this_machine) { "http" } else { "https" };
     url(&format!("{scheme}://{text}"))
+}
+
+/// Whether requests to a host stay on this machine. An IPv6 address has no brackets.
+pub fn is_this_machine(host: &str) -> bool {
+    is_localhost(host)
+        || host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
+}
+
+/// Whether a name is `localhost` or below it. These are this machine's (RFC 6761), but not every resolver knows them.
+pub fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// A URL: `http` or `https`, a host, and optionally a port and a path. Slashes at its end are removed. The error does not contain the URL,
@@ -151,6 +162,11 @@ mod tests {
             ("localhost:8080", Some("http://localhost:8080")),
             ("127.0.0.1:8080", Some("http://127.0.0.1:8080")),
             ("[::1]:8080", Some("http://[::1]:8080")),
+            ("[::ffff:127.0.0.1]", Some("http://[::ffff:127.0.0.1]")),
+            ("[2001:db8::1]:8080", Some("https://[2001:db8::1]:8080")),
+            ("LocalHost.:8080", Some("http://LocalHost.:8080")),
+            ("a.localhost/prod", Some("http://a.localhost/prod")),
+            ("alocalhost", Some("https://alocalhost")),
             ("a b", None),
             ("ftp://a.example", None),
             ("https://user:pw@a.example", None),

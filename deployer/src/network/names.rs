@@ -3,16 +3,16 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
+use cbbootstrap_cli::values::is_localhost;
 use tokio::net::lookup_host;
 
-/// The system's resolver, except for names below `.localhost`: RFC 6761 gives them to this machine, but not every C library resolves
-/// them.
+/// The system's resolver, except for `localhost` and names below it.
 #[derive(Clone, Debug)]
 pub struct Resolver;
 
 impl ResolveDns for Resolver {
     fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
-        if name.trim_end_matches('.').to_ascii_lowercase().ends_with(".localhost") {
+        if is_localhost(name) {
             let addresses = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
             return DnsFuture::ready(Ok(addresses));
         }
@@ -35,6 +35,7 @@ mod tests {
             ("a.localhost", true),
             ("A.b.Localhost.", true),
             ("localhost", true),
+            ("localhost.", true),
             ("a.localhost.invalid", false),
         ] {
             let addresses = Resolver.resolve_dns(name).await;
