@@ -45,13 +45,9 @@ pub enum Cause {
 }
 
 impl Notice {
-    /// Whether the node acts on it. AWS announces a retirement weeks ahead: until it is due, it is like no notice. Others are due at
-    /// once, even if this machine's clock is wrong.
+    /// Whether the node acts on it. AWS announces a retirement weeks ahead: until it is due, it is like no notice.
     pub fn is_due(&self) -> bool {
-        let Self::Ending(Ending { cause: Cause::Retirement, time_left, .. }) = self else {
-            return true;
-        };
-        *time_left <= RETIREMENT_LEAD
+        self.ending().is_none_or(|ending| ending.time_left <= RETIREMENT_LEAD)
     }
 
     /// Whether another notice means the same, apart from the time that is left.

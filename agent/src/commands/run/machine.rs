@@ -69,6 +69,9 @@ struct Event {
     state: String,
 }
 
+/// How long before it AWS announces a Spot interruption. If it seems to be further away, this machine's clock is behind.
+const SPOT_NOTICE: Duration = Duration::from_mins(2);
+
 fn read(metadata: &Metadata) -> Result<Option<Notice>, String> {
     let spot = metadata.find("spot/instance-action")?;
     let spot = spot.as_deref().and_then(spot_interruption);
@@ -90,7 +93,8 @@ fn read(metadata: &Metadata) -> Result<Option<Notice>, String> {
 fn spot_interruption(text: &str) -> Option<Ending> {
     let SpotAction { action, time } = serde_json::from_str(text).ok()?;
     let comes_back = action != "terminate";
-    Some(Ending { cause: Cause::SpotInterruption, time_left: until(time), comes_back })
+    let time_left = until(time).min(SPOT_NOTICE);
+    Some(Ending { cause: Cause::SpotInterruption, time_left, comes_back })
 }
 
 /// The first event that stops the machine or ends it. Others only reboot it.
@@ -119,24 +123,29 @@ mod tests {
 
     #[test]
     fn announcements_of_aws_are_read() {
-        let hour = |ending: Option<Ending>| {
-            ending.map(|ending| (ending.time_left.as_secs().div_ceil(3600), ending.comes_back))
+        let minutes = |ending: Option<Ending>| {
+            ending.map(|ending| (ending.time_left.as_secs().div_ceil(60), ending.comes_back))
         };
-        let time = Timestamp::now() + Duration::from_hours(1);
-        let spot = |action: &str| format!(r#"{{"action": "{action}", "time": "{time}"}}"#);
+        let spot = |action: &str, minutes: i64| {
+            let time = Timestamp::now() + jiff::SignedDuration::from_mins(minutes);
+            format!(r#"{{"action": "{action}", "time": "{time}"}}"#)
+        };
         for (text, expected) in [
-            (spot("terminate"), Some((1, false))),
-            (spot("stop"), Some((1, true))),
-            (spot("hibernate"), Some((1, true))),
-            (
-                r#"{"action": "terminate", "time": "2017-09-18T08:22:00Z"}"#.to_owned(),
-                Some((0, false)),
-            ),
+            (spot("terminate", 1), Some((1, false))),
+            (spot("stop", 1), Some((1, true))),
+            (spot("hibernate", 1), Some((1, true))),
+            (spot("terminate", -60), Some((0, false))),
+            // By a wrong clock.
+            (spot("terminate", 3), Some((2, false))),
+            (spot("terminate", 25 * 60), Some((2, false))),
             ("{}".to_owned(), None),
             ("<html>".to_owned(), None),
         ] {
-            assert_eq!(hour(spot_interruption(&text)), expected, "{text}");
+            assert_eq!(minutes(spot_interruption(&text)), expected, "{text}");
         }
+        let hour = |ending: Option<Ending>| {
+            ending.map(|ending| (ending.time_left.as_secs().div_ceil(3600), ending.comes_back))
+        };
         let at = |hours| {
             (Timestamp::now() + Duration::from_hours(hours)).strftime("%d %b %Y %H:%M:%S GMT")
         };

@@ -14,9 +14,9 @@ fn retirement(time_left: Duration, comes_back: bool) -> Notice {
     Notice::Ending(Ending { cause: Cause::Retirement, time_left, comes_back })
 }
 
-/// A Spot interruption of an instance that its group terminates.
-fn interrupted_scale_in(time_left: Duration) -> Notice {
-    let cause = Cause::SpotInterruption;
+/// A Spot interruption in two minutes, of an instance that its group terminates.
+fn interrupted_scale_in() -> Notice {
+    let (cause, time_left) = (Cause::SpotInterruption, Duration::from_mins(2));
     Notice::ScaleIn(Some(Ending { cause, time_left, comes_back: false }))
 }
 
@@ -81,11 +81,8 @@ fn notice_decides_whether_a_node_stays_or_leaves() {
     let released = Departure { is_released: true, ..complete };
     let removed = Departure { removal: Removal::Removed, ..NONE };
     let soon = || Some(ending(Duration::from_mins(2), false));
-    let both = || Some(interrupted_scale_in(Duration::from_mins(2)));
-    let late = RETIREMENT_LEAD + Duration::from_secs(1);
-    let later = || Some(retirement(late, false));
-    let wrong_clock = || Some(ending(late, false));
-    let both_wrong_clock = || Some(interrupted_scale_in(late));
+    let both = || Some(interrupted_scale_in());
+    let later = || Some(ending(RETIREMENT_LEAD + Duration::from_secs(1), false));
     #[rustfmt::skip]
     let cases = [
         ("no notice", None, member(), NONE, Next::Stay),
@@ -117,8 +114,6 @@ fn notice_decides_whether_a_node_stays_or_leaves() {
         ("ends much later", later(), member(), NONE, Next::Stay),
         ("ends much later, blank", later(), blank(), NONE, Next::Stay),
         ("ends much later, removed by people", later(), blank(), removed, Next::Rest("was removed from its cluster")),
-        ("interruption by a wrong clock", wrong_clock(), member(), NONE, Next::Leave),
-        ("scale-in and interruption by a wrong clock", both_wrong_clock(), member(), NONE, Next::Leave),
     ];
     for (what, notice, own, departure, expected) in cases {
         assert_step(what, notice.as_ref(), &own, departure, None, &expected);
@@ -202,7 +197,7 @@ fn failover_waits_until_shortly_before_a_retirement() {
 /// A Spot interruption leaves two minutes, also to a node that already leaves with its data.
 #[test]
 fn interruption_of_a_scale_in_decides_as_any_interruption() {
-    let both = || interrupted_scale_in(Duration::from_mins(2));
+    let both = || interrupted_scale_in();
     let leaving = Departure { is_leaving: true, ..NONE };
     let small = || with_bucket(cluster_of([sized(0, active(ME)), active(FIRST)]));
     let two = || with_bucket(cluster_of([active(ME), active(FIRST)]));
@@ -235,7 +230,7 @@ fn interruption_of_a_scale_in_decides_as_any_interruption() {
 
 #[test]
 fn notice_is_like_another_if_only_the_time_differs_and_both_are_due_or_neither() {
-    let (none, both) = (|| Notice::ScaleIn(None), || interrupted_scale_in(Duration::from_mins(2)));
+    let (none, both) = (|| Notice::ScaleIn(None), || interrupted_scale_in());
     let sooner = Ending {
         cause: Cause::SpotInterruption,
         time_left: Duration::from_secs(5),
@@ -249,8 +244,6 @@ fn notice_is_like_another_if_only_the_time_differs_and_both_are_due_or_neither()
         (retirement(RETIREMENT_LEAD, false), retirement(RETIREMENT_LEAD * 2, false), false),
         (retirement(RETIREMENT_LEAD * 3, false), retirement(RETIREMENT_LEAD * 2, false), true),
         (both(), Notice::ScaleIn(Some(sooner)), true),
-        (both(), interrupted_scale_in(RETIREMENT_LEAD * 2), true),
-        (spot(9), ending(RETIREMENT_LEAD * 2, false), true),
         (both(), none(), false),
         (both(), spot(120), false),
         (none(), none(), true),
