@@ -189,9 +189,8 @@ impl Leaving {
             Action::Rebalance { known, removed } => {
                 let (is_started, why) =
                     rebalances::start(memory, server, &known, this, &removed, printer);
-                // The answer may be lost, and the rebalance start nevertheless.
-                self.is_on_its_way = true;
-                if is_started {
+                self.is_on_its_way |= is_started != Some(false);
+                if is_started == Some(true) {
                     self.is_own_rebalance = true;
                     printer.step("rebalance: this node's data moves to the others");
                 }
@@ -240,6 +239,7 @@ impl Leaving {
             && record.nodes().into_iter().all(leaves)
             && view.others().any(stays);
         let (id, own) = (here.api.cluster_id.as_str(), &view.uuid);
+        let is_active = |other: &NodeInfo| other.membership == Membership::Active;
         let failure = match (&record.cluster_uuid, other_name.filter(|_| self.is_by_hand)) {
             (Some(recorded), _) if recorded != own => Failure::refused(format!(
                 "the server belongs to the cluster {own}, but `{id}` has the UUID {recorded}; nothing was changed"
@@ -249,8 +249,11 @@ impl Leaving {
                 "the API knows this server as `{recorded}`, which would stay in its list if `{node}` left; nothing was changed"
             ))
             .hint(format!("pass the name with which `up` ran on this node: `--node {recorded}`")),
-            // Others can take its data, which would be lost with the machine. Only a lifecycle hook would wait for an operator.
-            _ if is_only_member && ending.is_some() => {
+            // Others can take its data, which would be lost with the machine. It does not wait for an operator any more.
+            _ if is_only_member
+                && ending.is_some_and(Ending::is_imminent)
+                && view.others().any(is_active) =>
+            {
                 printer.warning_once(format_args!(
                     "this node leaves, although it is the only member of `{id}` that the API knows, apart from failed-over ones: no node can join before you run `cbbootstrap-agent up` on another member"
                 ));

@@ -7,6 +7,7 @@ use cbbootstrap_cli::failure::Failure;
 use super::clock::jitter;
 use crate::{
     decision::{self, Memory},
+    http::CallError,
     printer::Printer,
     server::{Health, Rebalance, Server, View},
 };
@@ -87,7 +88,7 @@ pub(super) fn was_stopped(memory: &Memory, server: &Server) -> bool {
 }
 
 /// Starts a rebalance of these nodes, the ejected one among them. `removed` names failed-over nodes that it removes. Returns
-/// whether this run started it, and why to wait.
+/// whether this run started it, `None` without an answer, and why to wait.
 pub(super) fn start(
     memory: &mut Memory,
     server: &Server,
@@ -95,15 +96,20 @@ pub(super) fn start(
     ejected: &str,
     removed: &[String],
     printer: &Printer,
-) -> (bool, String) {
+) -> (Option<bool>, String) {
     let is_started = match server.start_rebalance(known, ejected) {
         Ok(is_started) => is_started,
         Err(error) if error.to_string().contains("deltaRecoveryNotPossible") => {
             memory.is_delta_refused = true;
-            return (false, format!("the server refuses to recover a node with its data: {error}"));
+            let why = format!("the server refuses to recover a node with its data: {error}");
+            return (Some(false), why);
         }
         // The list of nodes may have changed, or another rebalance may be about to begin.
-        Err(error) => return (false, format!("the rebalance does not begin yet: {error}")),
+        Err(error) => {
+            let has_answered = !matches!(error, CallError::Unreachable(_) | CallError::Failing(_));
+            let why = format!("the rebalance does not begin yet: {error}");
+            return (has_answered.then_some(false), why);
+        }
     };
     memory.rebalance_is_under_way = true;
     (memory.kept.rebalance_id, memory.kept.stopped_among) = (None, None);
@@ -113,7 +119,10 @@ pub(super) fn start(
             "`{node}` has been failed over, and the other nodes have its data: the rebalance removes it"
         ));
     }
-    (is_started, if is_started { "a rebalance runs" } else { "another rebalance runs" }.to_owned())
+    (
+        Some(is_started),
+        if is_started { "a rebalance runs" } else { "another rebalance runs" }.to_owned(),
+    )
 }
 
 #[cfg(test)]

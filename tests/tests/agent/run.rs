@@ -398,6 +398,13 @@ fn spot_interruption_moves_little_data_away() {
     one_cluster(&servers, 2);
 }
 
+/// Adds a blank node to the first one's cluster, as people do.
+fn add(servers: &Servers, index: usize) {
+    let host = format!("https://{}", servers[index].address());
+    let form = [("hostname", host.as_str()), ("user", ""), ("password", ""), ("services", "kv")];
+    call(&servers[0], "/controller/addNode", &form);
+}
+
 /// It leaves two minutes, of which a pause after failed rebalances would take some.
 #[test]
 fn spot_interruption_does_not_wait_because_other_rebalances_failed() {
@@ -407,9 +414,7 @@ fn spot_interruption_does_not_wait_because_other_rebalances_failed() {
     let resident = agents.stay(&servers[1], &[], &instance.variables());
     resident.wait_for("which has 2 nodes");
     servers.fail_rebalances(2);
-    let host = format!("https://{}", servers[2].address());
-    let form = [("hostname", host.as_str()), ("user", ""), ("password", ""), ("services", "kv")];
-    call(&servers[0], "/controller/addNode", &form);
+    add(&servers, 2);
     wait_until("the second failure", || resident.log().matches("a rebalance failed").count() == 2);
     interrupt(&instance, "terminate", seconds(120));
     let since = Instant::now();
@@ -421,7 +426,8 @@ fn spot_interruption_does_not_wait_because_other_rebalances_failed() {
 fn spot_interruption_without_time_fails_the_node_over_gracefully() {
     let (servers, _agents, instance, residents) = with_instance(&BUCKET);
     servers.rebalance_takes(seconds(2));
-    interrupt(&instance, "terminate", seconds(120));
+    // By a clock that is a day behind: AWS announces it two minutes ahead.
+    interrupt(&instance, "terminate", Duration::from_hours(24));
     wait_for_failover(&servers, 2);
     residents[0].wait_for("failover: done");
     assert_eq!(
@@ -435,6 +441,33 @@ fn spot_interruption_without_time_fails_the_node_over_gracefully() {
     // A notice that is withdrawn: the node was failed over for it, and comes back.
     instance.remove("spot/instance-action");
     wait_for_cluster(&servers, 3);
+}
+
+/// The server has answered that another one runs, or refused it.
+#[test]
+fn rebalance_that_did_not_begin_is_not_the_nodes_departure() {
+    for status in [200, 400] {
+        let (servers, agents) = scene(4);
+        agents.join(&servers.nodes()[..3], &BUCKET);
+        let instance = Instance::start();
+        let resident = agents.stay(&servers[2], &[], &instance.variables());
+        resident.wait_for("which has 3 nodes");
+        servers.on_request(move |seen| match seen.path.as_str() {
+            "/controller/rebalance" => Then::Refuse(status, String::new()),
+            _ => Then::Handle,
+        });
+        add(&servers, 3);
+        interrupt(&instance, "stop", seconds(120));
+        resident.wait_for("notice: a Spot interruption");
+        let tries = servers.count("/controller/rebalance");
+        wait_until("it tries", || servers.count("/controller/rebalance") > tries + 1);
+        // What keeps it from being failed over ends.
+        call(&servers[0], "/controller/ejectNode", &[("otpNode", &otp(&servers[3]))]);
+        wait_for_failover(&servers, 2);
+        servers.on_request(|_| Then::Handle);
+        resident.wait_for("this node has been failed over; its machine ends");
+        assert_never("it is removed", || servers[2].is_blank());
+    }
 }
 
 /// The failover goes on after the notice is withdrawn, and was not a person's decision.
@@ -1126,6 +1159,40 @@ fn last_recorded_member_leaves_if_its_machine_ends() {
     agents.up(&servers[0], &[]).document();
     let record = agents.record();
     assert!(record["nodes"].as_array().unwrap().contains(&json!(servers[0].address())), "{record}");
+}
+
+/// An operator has the time to report another one.
+#[test]
+fn last_recorded_member_waits_long_before_its_machine_ends() {
+    let (servers, agents) = with_last_recorded_member();
+    let instance = Instance::start();
+    let resident = agents.stay(&servers[1], &[], &instance.variables());
+    resident.wait_for("which has 3 nodes");
+    schedule(&instance, "instance-retirement", Duration::from_hours(20));
+    resident.wait_for("run `cbbootstrap-agent up` on another member");
+    assert_never("it leaves", || servers[1].is_blank());
+    // The failed-over node is left to people.
+    agents.up(&servers[0], &[]).ended_with(6);
+    resident.signal("HUP");
+    resident.wait_for("this node is leaving");
+}
+
+/// An added node cannot take its data.
+#[test]
+fn last_recorded_member_beside_an_added_one_stays() {
+    let (servers, agents) = scene(2);
+    agents.join(&servers.nodes()[..1], &[]);
+    servers.on_request(|seen| match seen.path.as_str() {
+        "/controller/rebalance" => Then::Drop,
+        _ => Then::Handle,
+    });
+    add(&servers, 1);
+    let instance = Instance::start();
+    let resident = agents.stay(&servers[0], &[], &instance.variables());
+    resident.wait_for("1 node waits for a rebalance");
+    interrupt(&instance, "terminate", seconds(120));
+    resident.wait_for("run `cbbootstrap-agent up` on another member");
+    assert!(!resident.log().contains("this node leaves, although"), "{}", resident.log());
 }
 
 #[test]

@@ -25,7 +25,7 @@ impl Run<'_> {
             return Ok(());
         }
         let (is_started, why) = rebalances::start(memory, server, known, "", removed, printer);
-        if is_started {
+        if is_started == Some(true) {
             printer.step(format_args!("rebalance: of {}", count_nodes(known.len())));
         }
         Err(Interrupt::watch(why))
