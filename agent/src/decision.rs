@@ -352,6 +352,8 @@ pub enum StopReason {
     Unregistered(Uuid),
     /// The API has no cluster for this blank server, which was to be registered as a member of one.
     NothingToAdopt,
+    /// This blank server, which was to be registered as a member of a cluster, has the claim instead.
+    OwnClaim,
     /// Its server belongs to another cluster than the API's.
     OtherCluster {
         own: Uuid,

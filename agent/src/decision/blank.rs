@@ -47,7 +47,7 @@ pub(super) fn blank(
             Action::Claim
         }
         (State::Claimed, None) if record.is_initial && goal.adopt => {
-            Action::Stop(StopReason::NothingToAdopt)
+            Action::Stop(StopReason::OwnClaim)
         }
         (State::Claimed, None) if record.is_initial => begin(goal, record, memory, now),
         (State::Claimed, None) => {

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use cbbootstrap_cli::failure::Failure;
+use cbbootstrap_cli::{failure::Failure, text::shell_argument};
 use serde::Serialize;
 
 use super::{Run, count_nodes};
@@ -106,6 +106,10 @@ impl Run<'_> {
             StopReason::NothingToAdopt => (
                 format!("the API has no cluster `{id}`, and this server belongs to none that `--adopt` could register; {untouched}"),
                 "run this command on a member of the cluster, or begin a new one without `--adopt`",
+            ),
+            StopReason::OwnClaim => (
+                format!("this node has claimed `{id}`, so `--adopt` can register no cluster; {untouched}"),
+                &*format!("run `cbbootstrap cluster forget {}`, then this command on a member of the cluster", shell_argument(id)),
             ),
             StopReason::OtherCluster { own, recorded } => (
                 format!("the server belongs to the cluster {own}, but `{id}` is {recorded}; {untouched}"),

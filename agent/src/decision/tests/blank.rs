@@ -82,13 +82,12 @@ fn blank_node_without_the_data_service_never_claims() {
 #[test]
 fn blank_node_that_adopts_never_begins_a_cluster() {
     let goal = Goal { adopt: true, ..goal() };
-    let nothing = || stop(StopReason::NothingToAdopt);
     #[rustfmt::skip]
     let cases = [
         ("not asked", NotYet, Then(GetRecord)),
-        ("no record", NoRecord, nothing()),
-        ("its claim from before", Has(claimed_by(ME, 60)), nothing()),
-        ("its claim for good", Has(claimed_by(ME, None)), nothing()),
+        ("no record", NoRecord, stop(StopReason::NothingToAdopt)),
+        ("its claim from before", Has(claimed_by(ME, 60)), stop(StopReason::OwnClaim)),
+        ("its claim for good", Has(claimed_by(ME, None)), stop(StopReason::OwnClaim)),
         ("another's claim", Has(claimed_by(FIRST, 7)), Waits("expires in 7 s")),
         ("another's expired claim", Has(claimed_by(FIRST, 0)), Waits("expires in 0 s")),
         ("ready", joinable(), Then(Join(nodes(&[FIRST])))),
