@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket},
     path::Path,
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use cbbootstrap_cli::{
     environment::variable_os,
     failure::Failure,
     proxy::{Proxy, REFUSES, read_for_url},
-    values::{is_localhost, is_this_machine},
+    values::{is_localhost, is_this_machine, loopback_addresses},
 };
 use thiserror::Error;
 use ureq::{
@@ -143,7 +143,7 @@ impl Resolver for LocalResolver {
         }
         let port = port(&uri.to_string());
         let mut addresses = self.empty();
-        for address in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
+        for address in loopback_addresses() {
             addresses.push(SocketAddr::new(address, port));
         }
         Ok(addresses)
@@ -316,9 +316,8 @@ mod tests {
             let (url_parts, config) = (url.parse().unwrap(), Config::default());
             let resolved =
                 LocalResolver::default().resolve(&url_parts, &config, NextTimeout::default());
-            let expected: [SocketAddr; 2] =
-                [(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()];
-            assert_eq!(resolved.unwrap()[..], expected, "{url}");
+            let expected = loopback_addresses().map(|address| SocketAddr::new(address, port));
+            assert_eq!(resolved.unwrap()[..], expected.collect::<Vec<_>>(), "{url}");
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Values of options that both programs have.
 
-use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use clap::{ValueEnum, builder::TypedValueParser};
 use http::Uri;
@@ -81,6 +85,12 @@ pub fn url_of_host(text: &str) -> Result<String, String> {
 pub fn is_this_machine(host: &str) -> bool {
     is_localhost(host)
         || host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
+}
+
+/// The addresses of this machine's own names. IPv6 may be off.
+pub fn loopback_addresses() -> impl Iterator<Item = IpAddr> {
+    let addresses = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+    addresses.into_iter().filter(|address| UdpSocket::bind((*address, 0)).is_ok())
 }
 
 /// Whether a name is `localhost` or below it. These are this machine's (RFC 6761), but not every resolver knows them.

@@ -1,9 +1,7 @@
 //! The addresses of host names.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
-use cbbootstrap_cli::values::is_localhost;
+use cbbootstrap_cli::values::{is_localhost, loopback_addresses};
 use tokio::net::lookup_host;
 
 /// The system's resolver, except for `localhost` and names below it.
@@ -13,8 +11,7 @@ pub struct Resolver;
 impl ResolveDns for Resolver {
     fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
         if is_localhost(name) {
-            let addresses = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-            return DnsFuture::ready(Ok(addresses));
+            return DnsFuture::ready(Ok(loopback_addresses().collect()));
         }
         DnsFuture::new(async move {
             let addresses = lookup_host((name, 0)).await.map_err(ResolveDnsError::new)?;
