@@ -213,13 +213,17 @@ impl Leaving {
         printer: &Printer,
     ) -> Result<(), Interrupt> {
         let node = &here.identity.node;
+        let this = view.this();
+        let can_leave = this.is_some_and(|this| check_is_not_last(this, view).is_ok());
         let record = match here.api.status(Some(node)) {
             Ok(Some(record)) => record,
             Ok(None) => return Ok(()),
             Err(error) if !self.is_by_hand => {
-                printer.warning(format_args!(
-                    "this node leaves, although the API does not confirm its membership: {error}"
-                ));
+                if can_leave {
+                    printer.warning(format_args!(
+                        "this node leaves, although the API does not confirm its membership: {error}"
+                    ));
+                }
                 return Ok(());
             }
             Err(ApiError::Temporary(_)) if !self.has_other_name(here) => return Ok(()),
@@ -239,7 +243,8 @@ impl Leaving {
             && record.nodes().into_iter().all(leaves)
             && view.others().any(stays);
         let (id, own) = (here.api.cluster_id.as_str(), &view.uuid);
-        let is_active = |other: &NodeInfo| other.membership == Membership::Active;
+        // Others can take its data, which would be lost with the machine.
+        let is_urgent = |ending: &Ending| this.is_some_and(|this| !ending.can_wait(this, view));
         let failure = match (&record.cluster_uuid, other_name.filter(|_| self.is_by_hand)) {
             (Some(recorded), _) if recorded != own => Failure::refused(format!(
                 "the server belongs to the cluster {own}, but `{id}` has the UUID {recorded}; nothing was changed"
@@ -249,11 +254,7 @@ impl Leaving {
                 "the API knows this server as `{recorded}`, which would stay in its list if `{node}` left; nothing was changed"
             ))
             .hint(format!("pass the name with which `up` ran on this node: `--node {recorded}`")),
-            // Others can take its data, which would be lost with the machine. It does not wait for an operator any more.
-            _ if is_only_member
-                && ending.is_some_and(Ending::is_imminent)
-                && view.others().any(is_active) =>
-            {
+            _ if is_only_member && can_leave && ending.is_some_and(is_urgent) => {
                 printer.warning_once(format_args!(
                     "this node leaves, although it is the only member of `{id}` that the API knows, apart from failed-over ones: no node can join before you run `cbbootstrap-agent up` on another member"
                 ));
@@ -275,17 +276,20 @@ fn check_is_not_last(this: &NodeInfo, view: &View) -> Result<(), Failure> {
     // An added node becomes active with the rebalance.
     let can_hold_data =
         |node: &NodeInfo| node.membership != Membership::FailedOver && node.has_data_service();
-    let why = if !view.others().any(is_active) {
-        "this is the cluster's last active node"
+    let (why, hint) = if !view.others().any(is_active) {
+        ("this is the cluster's last active node", "")
     } else if is_active(this) && this.has_data_service() && !view.others().any(can_hold_data) {
-        "this is the cluster's last node with the data service, apart from failed-over ones"
+        (
+            "this is the cluster's last node with the data service, apart from failed-over ones",
+            "let another node with the data service join first; or, ",
+        )
     } else {
         return Ok(());
     };
     Err(Failure::refused(format!("{why}, and the data would be lost with it; nothing was changed"))
-        .hint(
-            "to remove the whole cluster, stop its machines and run `cbbootstrap cluster forget`",
-        ))
+        .hint(format!(
+            "{hint}to remove the whole cluster, stop its machines and run `cbbootstrap cluster forget`"
+        )))
 }
 
 /// A server that is blank from the start may have the name of a living member, which must stay in the record.

@@ -101,9 +101,8 @@ pub struct NodeInfo {
     /// The size of its data on disk, if it reports one.
     #[serde(rename = "interestingStats", default, deserialize_with = "disk_size")]
     pub disk_bytes: Option<u64>,
-    /// Empty if the server does not report them.
-    #[serde(default)]
-    pub services: Vec<String>,
+    /// An arbiter has none.
+    pub services: Option<Vec<String>>,
 }
 
 impl NodeInfo {
@@ -122,13 +121,13 @@ impl NodeInfo {
             group: None,
             alternate_address: None,
             disk_bytes: None,
-            services: Vec::new(),
+            services: None,
         }
     }
 
-    /// Whether it has the data service, as far as the server reports it.
+    /// Whether it has the data service. A node whose server does not report its services may have it.
     pub fn has_data_service(&self) -> bool {
-        self.services.is_empty() || self.services.iter().any(|service| service == "kv")
+        self.services.as_ref().is_none_or(|services| services.iter().any(|it| it == "kv"))
     }
 
     pub fn is_well(&self) -> bool {

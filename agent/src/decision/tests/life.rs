@@ -324,6 +324,27 @@ fn failed_over_node_is_removed_only_if_its_data_stays_elsewhere() {
 }
 
 #[test]
+fn operator_has_time_until_the_data_must_move() {
+    let view = with_bucket(cluster_of([active(ME), active(FIRST)]));
+    let minutes = |minutes| Ending {
+        cause: Cause::Retirement,
+        time_left: Duration::from_mins(minutes),
+        comes_back: false,
+    };
+    let spot = Ending { cause: Cause::SpotInterruption, ..minutes(20 * 60) };
+    // 30 GB take 50 minutes.
+    for (what, ending, node, expected) in [
+        ("enough", minutes(61), sized(30_000_000_000, active(ME)), true),
+        ("not enough", minutes(60), sized(30_000_000_000, active(ME)), false),
+        ("little data", minutes(20), sized(0, active(ME)), true),
+        ("unknown data", minutes(20 * 60), active(ME), false),
+        ("a Spot interruption", spot, sized(0, active(ME)), false),
+    ] {
+        assert_eq!(ending.can_wait(&node, &view), expected, "{what}");
+    }
+}
+
+#[test]
 fn time_to_leave_depends_on_the_data() {
     let view = with_bucket(cluster_of([active(ME)]));
     assert_eq!(time_to_leave(&active(ME), &view), None);
