@@ -310,6 +310,7 @@ fn instances_become_one_cluster_and_shrink() {
 
 /// Couchbase Server fails the node of a dead instance over, and the rebalance of the next instance removes it.
 #[test]
+#[ignore = "takes one and a half minutes"]
 fn a_dead_instance_is_replaced() {
     let Some(scene) = Scene::share() else { return };
     let api = Api::start();
