@@ -316,6 +316,7 @@ mod tests {
             let (url_parts, config) = (url.parse().unwrap(), Config::default());
             let resolved =
                 LocalResolver::default().resolve(&url_parts, &config, NextTimeout::default());
+            assert!(loopback_addresses().next().is_some_and(|address| address.is_ipv4()));
             let expected = loopback_addresses().map(|address| SocketAddr::new(address, port));
             assert_eq!(resolved.unwrap()[..], expected.collect::<Vec<_>>(), "{url}");
         }

@@ -90,7 +90,7 @@ pub fn is_this_machine(host: &str) -> bool {
 /// The addresses of this machine's own names. IPv6 may be off.
 pub fn loopback_addresses() -> impl Iterator<Item = IpAddr> {
     let addresses = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
-    addresses.into_iter().filter(|address| UdpSocket::bind((*address, 0)).is_ok())
+    addresses.into_iter().filter(|it| it.is_ipv4() || UdpSocket::bind((*it, 0)).is_ok())
 }
 
 /// Whether a name is `localhost` or below it. These are this machine's (RFC 6761), but not every resolver knows them.
