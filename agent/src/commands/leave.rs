@@ -118,7 +118,7 @@ impl Leaving {
         self.is_own_rebalance &= view.is_rebalancing;
         rebalances::watch(memory, &here.server, &view, is_purpose_reached, printer)?;
         if let Some(this) = view.this() {
-            check_is_not_last(this, &view)?;
+            self.check_is_not_last(this, &view)?;
         }
         let action = next_action(&view, memory, Instant::now(), ending);
         Err(Interrupt::wait(self.act(action, &view, memory, &here.server, printer)))
@@ -214,7 +214,8 @@ impl Leaving {
     ) -> Result<(), Interrupt> {
         let node = &here.identity.node;
         let this = view.this();
-        let can_leave = this.is_some_and(|this| check_is_not_last(this, view).is_ok());
+        let can_leave = this.is_some_and(|this| self.check_is_not_last(this, view).is_ok());
+        let untouched = self.untouched();
         let record = match here.api.status(Some(node)) {
             Ok(Some(record)) => record,
             Ok(None) => return Ok(()),
@@ -247,11 +248,11 @@ impl Leaving {
         let is_urgent = |ending: &Ending| this.is_some_and(|this| !ending.can_wait(this, view));
         let failure = match (&record.cluster_uuid, other_name.filter(|_| self.is_by_hand)) {
             (Some(recorded), _) if recorded != own => Failure::refused(format!(
-                "the server belongs to the cluster {own}, but `{id}` has the UUID {recorded}; nothing was changed"
+                "the server belongs to the cluster {own}, but `{id}` has the UUID {recorded}{untouched}"
             ))
             .hint("pass the `--cluster-id` with which `up` ran on this node"),
             (_, Some(recorded)) => Failure::refused(format!(
-                "the API knows this server as `{recorded}`, which would stay in its list if `{node}` left; nothing was changed"
+                "the API knows this server as `{recorded}`, which would stay in its list if `{node}` left{untouched}"
             ))
             .hint(format!("pass the name with which `up` ran on this node: `--node {recorded}`")),
             _ if is_only_member && can_leave && ending.is_some_and(is_urgent) => {
@@ -261,35 +262,39 @@ impl Leaving {
                 return Ok(());
             }
             _ if is_only_member => Failure::refused(format!(
-                "this is the only member of `{id}` that the API knows, apart from failed-over ones, so no node could join without it; nothing was changed"
+                "this is the only member of `{id}` that the API knows, apart from failed-over ones, so no node could join without it{untouched}"
             ))
             .hint("run `cbbootstrap-agent up` on another member, and then this command again"),
             _ => return Ok(()),
         };
         Err(failure.into())
     }
-}
 
-/// Couchbase Server refuses a rebalance after which no node, or none with the data service, would be left.
-fn check_is_not_last(this: &NodeInfo, view: &View) -> Result<(), Failure> {
-    let is_active = |node: &NodeInfo| node.membership == Membership::Active;
-    // An added node becomes active with the rebalance.
-    let can_hold_data =
-        |node: &NodeInfo| node.membership != Membership::FailedOver && node.has_data_service();
-    let (why, hint) = if !view.others().any(is_active) {
-        ("this is the cluster's last active node", "")
-    } else if is_active(this) && this.has_data_service() && !view.others().any(can_hold_data) {
-        (
-            "this is the cluster's last node with the data service, apart from failed-over ones",
-            "let another node with the data service join first; or, ",
-        )
-    } else {
-        return Ok(());
-    };
-    Err(Failure::refused(format!("{why}, and the data would be lost with it; nothing was changed"))
-        .hint(format!(
-            "{hint}to remove the whole cluster, stop its machines and run `cbbootstrap cluster forget`"
-        )))
+    /// Couchbase Server refuses a rebalance after which no node, or none with the data service, would be left. Added nodes stay.
+    fn check_is_not_last(&self, this: &NodeInfo, view: &View) -> Result<(), Failure> {
+        let stays = |node: &&NodeInfo| node.membership != Membership::FailedOver;
+        let is_active = this.membership == Membership::Active;
+        let mut others = view.others().filter(stays).peekable();
+        let (why, hint) = if others.peek().is_none() {
+            ("this is the cluster's last active node", "")
+        } else if is_active && this.has_data_service() && !others.any(NodeInfo::has_data_service) {
+            (
+                "this is the cluster's last node with the data service, apart from failed-over ones",
+                "let another node with the data service join first; or, ",
+            )
+        } else {
+            return Ok(());
+        };
+        let untouched = self.untouched();
+        Err(Failure::refused(format!("{why}, and the data would be lost with it{untouched}")).hint(
+            format!("{hint}to remove the whole cluster, stop its machines and run `cbbootstrap cluster forget`"),
+        ))
+    }
+
+    /// Ends an error.
+    fn untouched(&self) -> &'static str {
+        if self.is_on_its_way { "" } else { "; nothing was changed" }
+    }
 }
 
 /// A server that is blank from the start may have the name of a living member, which must stay in the record.

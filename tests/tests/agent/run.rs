@@ -1177,21 +1177,34 @@ fn last_recorded_member_waits_long_before_its_machine_ends() {
     resident.wait_for("this node is leaving");
 }
 
-/// An added node cannot take its data.
+/// The rebalance with which it leaves makes an added node active.
 #[test]
-fn last_recorded_member_beside_an_added_one_stays() {
+fn last_recorded_member_moves_its_data_to_an_added_node() {
     let (servers, agents) = scene(2);
     agents.join(&servers.nodes()[..1], &[]);
-    servers.on_request(|seen| match seen.path.as_str() {
-        "/controller/rebalance" => Then::Drop,
-        _ => Then::Handle,
-    });
+    let instance = Instance::start();
+    let resident = agents.stay(&servers[0], &["--settle", "1m"], &instance.variables());
+    resident.wait_for("which has 1 node");
     add(&servers, 1);
+    interrupt(&instance, "terminate", seconds(120));
+    wait_until("the node is out", || servers[0].is_blank());
+    resident.wait_for("no node can join before you run `cbbootstrap-agent up` on another member");
+    assert_eq!(membership(&servers, 1), Some(Membership::Active));
+}
+
+/// Couchbase Server does not remove it, so the agent does not say that it leaves.
+#[test]
+fn last_recorded_member_with_the_data_service_stays() {
+    let (servers, agents) = scene(2);
+    agents.join(&servers.nodes()[..1], &[]);
+    agents.join(&servers.nodes()[1..], &["--services", "query"]);
+    let body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": servers[1].address()});
+    assert_eq!(http::post(&agents.api, "/cluster/leave", &body.to_string()).unwrap().status, 200);
     let instance = Instance::start();
     let resident = agents.stay(&servers[0], &[], &instance.variables());
-    resident.wait_for("1 node waits for a rebalance");
+    resident.wait_for("which has 2 nodes");
     interrupt(&instance, "terminate", seconds(120));
-    resident.wait_for("run `cbbootstrap-agent up` on another member");
+    resident.wait_for("so no node could join without it; nothing was changed");
     assert!(!resident.log().contains("this node leaves, although"), "{}", resident.log());
 }
 
