@@ -147,7 +147,10 @@ impl ClusterStack<'_> {
         };
         let adopt = "run `cbbootstrap-agent up --adopt` on a member, which records the cluster again; if there is no member, `destroy` the stack and launch again";
         let hint = if is_same_api && *known == Known::Claimed {
-            format!("stop that node and run `{}`; then {adopt}", self.forget_command())
+            format!(
+                "stop the nodes that are in no cluster and run `{}`; then {adopt}",
+                self.forget_command()
+            )
         } else if is_same_api {
             adopt.to_owned()
         } else {

@@ -404,7 +404,9 @@ fn an_existing_cluster_is_adopted_only_on_demand() {
     http::claim(&second.api, "second", &servers[1].address()).unwrap();
     let claimed = second.up(&servers[1], &["--adopt"]);
     claimed.failed(5, "this node has claimed `second`, so `--adopt` can register no cluster");
-    assert!(claimed.stderr.contains(", run `cbbootstrap cluster forget second`"), "{claimed}");
+    let hint =
+        "stop the agents of nodes that are in no cluster, run `cbbootstrap cluster forget second`";
+    assert!(claimed.stderr.contains(hint), "{claimed}");
     assert!(servers[1].is_blank());
     agents.up(&servers[0], &["--adopt"]).document();
     agents.up(&servers[1], &["--adopt"]).document();

@@ -109,7 +109,7 @@ impl Run<'_> {
             ),
             StopReason::OwnClaim => (
                 format!("this node has claimed `{id}`, so `--adopt` can register no cluster; {untouched}"),
-                &*format!("stop the agent on this node, run `cbbootstrap cluster forget {}`, then this command on a member of the cluster", shell_argument(id)),
+                &*format!("stop the agents of nodes that are in no cluster, run `cbbootstrap cluster forget {}`, then this command on a member of the cluster", shell_argument(id)),
             ),
             StopReason::OtherCluster { own, recorded } => (
                 format!("the server belongs to the cluster {own}, but `{id}` is {recorded}; {untouched}"),
