@@ -212,9 +212,8 @@ impl Memory {
             node.health == Health::Unhealthy
                 && (node.is_asked || node.membership == Membership::Active)
         };
-        let has_restarted = |this: &NodeInfo| {
-            this.membership == Membership::FailedOver && this.uptime < RESTARTED_WITHIN
-        };
+        let has_restarted =
+            |this: &NodeInfo| this.is_failed_over() && this.uptime < RESTARTED_WITHIN;
         let is_active = view.this().is_some_and(|this| this.membership == Membership::Active);
         if is_active && !(view.is_rebalancing && self.kept.failover_cause == FailoverCause::Agent) {
             self.kept.failover_cause = FailoverCause::Unknown;

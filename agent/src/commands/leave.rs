@@ -235,7 +235,7 @@ impl Leaving {
         // does not list the server's.
         let other_name = record.other_name(node, &self.server_name);
         // The rebalance with which this node leaves removes the failed-over ones, too.
-        let stays = |it: &NodeInfo| it.membership != Membership::FailedOver;
+        let stays = |it: &NodeInfo| !it.is_failed_over();
         let leaves = |other: &Node| {
             let is_this = other == node || Some(other) == other_name;
             is_this || view.member(other).is_some_and(|it| !stays(it))
@@ -272,7 +272,7 @@ impl Leaving {
 
     /// Couchbase Server refuses a rebalance after which no node, or none with the data service, would be left. Added nodes stay.
     fn check_is_not_last(&self, this: &NodeInfo, view: &View) -> Result<(), Failure> {
-        let stays = |node: &&NodeInfo| node.membership != Membership::FailedOver;
+        let stays = |node: &&NodeInfo| !node.is_failed_over();
         let is_active = this.membership == Membership::Active;
         let mut others = view.others().filter(stays).peekable();
         let (why, hint) = if others.peek().is_none() {
@@ -352,7 +352,7 @@ fn next_action(view: &View, memory: &Memory, now: Instant, ending: Option<&Endin
     if let Some(action) = decision::obstacle(view, memory, now, life::removable(ending, view)) {
         return action;
     }
-    let failed_over = view.others().filter(|node| node.membership == Membership::FailedOver);
+    let failed_over = view.others().filter(|node| node.is_failed_over());
     let removed = failed_over.map(|node| node.name.clone()).collect();
     decision::rebalance(view, removed, memory, now)
 }

@@ -67,7 +67,7 @@ fn complete(
     let Some(this) = view.this() else {
         return wait("the server does not list itself yet");
     };
-    if this.membership == Membership::FailedOver && !goal.recovers {
+    if this.is_failed_over() && !goal.recovers {
         return Action::Stop(StopReason::FailedOver);
     }
     if needs_confirmation(&goal.node, view, Some(record), memory) {
@@ -81,7 +81,7 @@ fn complete(
         Health::Unhealthy => return wait("the server reports that it is not healthy"),
         Health::Healthy => {}
     }
-    if this.membership == Membership::FailedOver {
+    if this.is_failed_over() {
         return recover(this, view, memory, now);
     }
     // Without its attestation, nodes with a secret do not join through this one.
@@ -232,7 +232,7 @@ fn balance(
 ) -> Option<Action> {
     let is_in = this.membership == Membership::Active;
     let added = view.nodes.iter().filter(|node| node.membership == Membership::Added).count();
-    let failed_over = view.nodes.iter().filter(|node| node.membership == Membership::FailedOver);
+    let failed_over = view.nodes.iter().filter(|node| node.is_failed_over());
     let removed: Vec<_> = failed_over.map(|node| node.name.clone()).collect();
     // Without added nodes a rebalance would only remove failed-over ones, which is for a person to decide.
     if is_in && added == 0 && (view.is_balanced || !removed.is_empty()) {
@@ -337,16 +337,14 @@ fn is_dead(node: &NodeInfo, memory: &Memory, now: Instant) -> bool {
 
 /// Whether the next rebalance may remove this node: it was failed over and is dead, and the other nodes have all data.
 fn is_removable(node: &NodeInfo, view: &View, memory: &Memory, now: Instant) -> bool {
-    node.membership == Membership::FailedOver
-        && is_dead(node, memory, now)
-        && view.can_lose(view.count_failed_over())
+    node.is_failed_over() && is_dead(node, memory, now) && view.can_lose(view.count_failed_over())
 }
 
 /// Whether the failed-over node of this name, which a rebalance of this run was to remove, is out or may still go with it. If it has failed
 /// before that, the next one may be another node's.
 pub fn may_go(name: &str, view: &View) -> bool {
     let node = view.node(name);
-    node.is_none_or(|it| view.is_rebalancing && it.membership == Membership::FailedOver)
+    node.is_none_or(|it| view.is_rebalancing && it.is_failed_over())
 }
 
 /// Rebalances all nodes, which removes these failed-over ones, or rests after a failed rebalance.

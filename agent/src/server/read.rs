@@ -134,6 +134,10 @@ impl NodeInfo {
         self.membership == Membership::Active && self.health == Health::Healthy
     }
 
+    pub fn is_failed_over(&self) -> bool {
+        self.membership == Membership::FailedOver
+    }
+
     /// Whether it was failed over and is marked to be recovered by the next rebalance.
     pub fn is_recovering(&self) -> bool {
         self.recovery != Recovery::None
@@ -141,7 +145,7 @@ impl NodeInfo {
 
     /// Whether it was failed over, also if it recovers.
     pub fn was_failed_over(&self) -> bool {
-        self.membership == Membership::FailedOver || self.is_recovering()
+        self.is_failed_over() || self.is_recovering()
     }
 }
 

@@ -31,7 +31,7 @@ use crate::{
     pauses::Cause,
     printer::Printer,
     record::ClusterRecord,
-    server::{Membership, Pools, Quotas, View},
+    server::{Membership, NodeInfo, Pools, Quotas, View},
     settings::{self, Here},
     values::Quota,
 };
@@ -245,8 +245,7 @@ impl<'r> Run<'r> {
         }
         let server = &self.here.server;
         rebalances::watch(memory, server, view, view.is_balanced, self.printer)?;
-        let is_failed_over =
-            view.this().is_some_and(|this| this.membership == Membership::FailedOver);
+        let is_failed_over = view.this().is_some_and(NodeInfo::is_failed_over);
         let cause = memory.kept.failover_cause;
         if is_failed_over && self.goal.recovers && cause == FailoverCause::Unknown {
             match server.auto_failovers() {

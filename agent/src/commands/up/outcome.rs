@@ -80,7 +80,7 @@ impl Run<'_> {
             is_initial_node: record.is_initial,
             generation: record.generation,
             nodes: names(|_| true),
-            failed_over: names(|node| node.membership == Membership::FailedOver),
+            failed_over: names(NodeInfo::is_failed_over),
             unhealthy: names(|node| {
                 node.health == Health::Unhealthy && node.membership == Membership::Active
             }),
