@@ -232,6 +232,14 @@ impl Agents {
         self.record_as(None)
     }
 
+    /// Reports that a node has left, which stays in its cluster.
+    pub fn remove_from_record(&self, node: &str) {
+        let body =
+            serde_json::json!({"cluster_id": self.cluster_id, "node_ip_addr_or_hostname": node});
+        let left = http::post(&self.api, "/cluster/leave", &body.to_string());
+        assert!(left.as_ref().is_ok_and(|answer| answer.status == 200), "{left:?}");
+    }
+
     /// The API's record for a caller with this token.
     pub fn record_with(&self, token: &str) -> Value {
         self.record_as(Some(&format!("Bearer {token}")))

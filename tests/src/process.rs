@@ -6,7 +6,7 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{self, Child, Command, Stdio},
     sync::{Arc, Once},
     thread::sleep,
     time::{Duration, Instant},
@@ -29,7 +29,7 @@ pub fn kill(signal: &str, process: &str) {
 pub fn pass_signals_on() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let status = status(process::id()).unwrap_or_default();
         let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
         let ignored = ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
         for signal in [SIGHUP, SIGINT] {

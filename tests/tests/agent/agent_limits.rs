@@ -185,14 +185,9 @@ fn dead_member_that_a_rebalance_removes_leaves_the_record() {
     dead.kill();
     wait_for_failover(&servers, dead.index());
     residents.push(agents.stay(&servers[3], &[], &[]));
-    let since = Instant::now();
     let is_listed =
         |record: &Value| record["nodes"].as_array().unwrap().contains(&json!(dead.address()));
-    // For a minute, it may come back.
-    while is_listed(&agents.record()) {
-        assert!(since.elapsed() < seconds(150), "{:#}", agents.record());
-        thread::sleep(seconds(1));
-    }
+    wait_for_removal(|| !is_listed(&agents.record()), || format!("{:#}", agents.record()));
     one_cluster(&servers, 3);
     assert_ne!(agents.first_node(&servers).index(), dead.index());
     wait_until("all others have reported", || {
@@ -207,6 +202,16 @@ fn dead_member_that_a_rebalance_removes_leaves_the_record() {
     wait_for_cluster(&servers, 4);
 }
 
+/// Waits for what follows the removal of a dead member, which may come back for a minute.
+#[track_caller]
+fn wait_for_removal(holds: impl Fn() -> bool, state: impl Fn() -> String) {
+    let since = Instant::now();
+    while !holds() {
+        assert!(since.elapsed() < seconds(150), "{}", state());
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// Only the agent that started the rebalance knows that.
 #[test]
 fn joiner_that_leaves_at_once_reports_the_dead_member_that_its_rebalance_removes() {
@@ -218,11 +223,7 @@ fn joiner_that_leaves_at_once_reports_the_dead_member_that_its_rebalance_removes
     servers.rebalance_takes(seconds(4));
     let instance = Instance::start();
     let _joiner = agents.stay(&servers[3], &[], &instance.variables());
-    let since = Instant::now();
-    while membership(&servers, 1).is_some() {
-        assert!(since.elapsed() < seconds(150), "{:?}", servers.clusters());
-        thread::sleep(Duration::from_millis(100));
-    }
+    wait_for_removal(|| membership(&servers, 1).is_none(), || format!("{:?}", servers.clusters()));
     assert!(servers.clusters()[0].is_rebalancing);
     instance.terminate();
     wait_until("the hook is completed", || instance.is_complete());
@@ -247,11 +248,7 @@ fn joiner_that_leaves_after_a_failed_rebalance_does_not_report_the_dead_member()
         "/controller/rebalance" => Then::Answer(200),
         _ => Then::Handle,
     });
-    let since = Instant::now();
-    while !joiner.log().contains("a rebalance failed") {
-        assert!(since.elapsed() < seconds(150), "{}", joiner.log());
-        thread::sleep(Duration::from_millis(100));
-    }
+    wait_for_removal(|| joiner.log().contains("a rebalance failed"), || joiner.log());
     instance.terminate();
     wait_until("the hook is completed", || instance.is_complete());
     assert!(membership(&servers, 1).is_some());

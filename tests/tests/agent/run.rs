@@ -644,9 +644,7 @@ fn departure_is_not_reported_to_another_cluster() {
 fn departure_is_not_reported_for_another_member() {
     let (servers, agents) = scene(3);
     agents.join(servers.nodes(), &[]);
-    let body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": servers[2].address()});
-    let left = http::post(&agents.api, "/cluster/leave", &body.to_string()).unwrap();
-    assert_eq!(left.status, 200, "{left:?}");
+    agents.remove_from_record(&servers[2].address());
     let file = agents.user.home.path().join("agent.yaml");
     let path = file.display().to_string();
     write_private(&file, "node: node.example.com\n");
@@ -1093,9 +1091,7 @@ fn renamed_machine_leaves_under_the_recorded_name() {
     let (servers, agents) = scene(3);
     agents.join(servers.nodes(), &[]);
     for node in [&servers[0], &servers[2]] {
-        let body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": node.address()});
-        let left = http::post(&agents.api, "/cluster/leave", &body.to_string()).unwrap();
-        assert_eq!(left.status, 200, "{left:?}");
+        agents.remove_from_record(&node.address());
     }
     let (agents, _front, is_away) = with_failing_api(agents, 503);
     let instance = Instance::start();
@@ -1125,9 +1121,7 @@ fn renamed_machine_leaves_under_the_recorded_name() {
 fn with_last_recorded_member() -> (Servers, Agents) {
     let (servers, agents) = scene(3);
     agents.join(servers.nodes(), &[]);
-    let body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": servers[0].address()});
-    let left = http::post(&agents.api, "/cluster/leave", &body.to_string()).unwrap();
-    assert_eq!(left.status, 200, "{left:?}");
+    agents.remove_from_record(&servers[0].address());
     call(&servers[0], "/controller/failOver", &[("otpNode", &otp(&servers[2]))]);
     wait_for_failover(&servers, 2);
     (servers, agents)
@@ -1198,8 +1192,7 @@ fn last_recorded_member_with_the_data_service_stays() {
     let (servers, agents) = scene(2);
     agents.join(&servers.nodes()[..1], &[]);
     agents.join(&servers.nodes()[1..], &["--services", "query"]);
-    let body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": servers[1].address()});
-    assert_eq!(http::post(&agents.api, "/cluster/leave", &body.to_string()).unwrap().status, 200);
+    agents.remove_from_record(&servers[1].address());
     let instance = Instance::start();
     let resident = agents.stay(&servers[0], &[], &instance.variables());
     resident.wait_for("which has 2 nodes");
