@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
@@ -16,8 +16,8 @@ use crate::{
     boto::Boto,
     cli::User,
     http,
-    process::{self, Guard, free_port, spawn_leashed, wait_until},
-    python,
+    process::{self, free_port, wait_until},
+    python::Forked,
 };
 
 /// The bucket for artifacts that a deployment makes.
@@ -25,11 +25,6 @@ pub const BUCKET: &str = "cbbootstrap-artifacts-000000000000-us-east-1";
 
 /// The key of the stand-in's root user.
 const ROOT: &str = "test";
-
-/// Starts it with libyaml instead of the parser in Python, which takes ten times as long for the same result, and is half of what a
-/// deployment costs the stand-in. Garbage is collected rarely, because it lives for minutes.
-const PROGRAM: &str = "import gc, sys, yaml; gc.set_threshold(100_000); yaml.SafeLoader = yaml.CSafeLoader; \
-     from ministack.app import main; sys.exit(main())";
 
 /// How long a reset waits for the end of a stack's change.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -50,7 +45,7 @@ pub struct MiniStack {
 struct Server {
     url: String,
     boto: Boto,
-    process: Guard,
+    process: Forked,
     /// Its temporary files. Declared after the process, which writes there.
     _directory: TempDir,
 }
@@ -100,7 +95,7 @@ impl MiniStack {
 
     /// The running processes of functions.
     pub fn functions(&self) -> Vec<u32> {
-        process::functions(self.server().process.0.id())
+        process::functions(self.server().process.id)
     }
 
     /// Removes everything and ends all functions.
@@ -132,19 +127,15 @@ impl Server {
         let port = free_port().to_string();
         let url = format!("http://127.0.0.1:{port}");
         let directory = tempfile::tempdir().expect("temporary directories can be made");
-        let process = spawn_leashed(
-            &python::bin().join("python"),
-            &["-c", PROGRAM],
-            [
-                ("TMPDIR", directory.path().to_str().expect("its name is UTF-8")),
-                ("GATEWAY_PORT", &port),
-                ("BIND_HOST", "127.0.0.1"),
-                ("MINISTACK_HOST", "localhost"),
-                // Inherited by the functions.
-                ("AWS_ENDPOINT_URL", &functions_call(&url)),
-                ("AUTH", "true"),
-            ],
-        );
+        let process = Forked::start(&json!({
+            "TMPDIR": directory.path(),
+            "GATEWAY_PORT": port,
+            "BIND_HOST": "127.0.0.1",
+            "MINISTACK_HOST": "localhost",
+            // Inherited by the functions.
+            "AWS_ENDPOINT_URL": functions_call(&url),
+            "AUTH": "true",
+        }));
         wait_until("MiniStack answers", || {
             http::get(&url, "/_ministack/health").is_ok_and(|answer| answer.status == 200)
         });

@@ -3,12 +3,71 @@
 use std::{
     fs::{self, File},
     hash::{DefaultHasher, Hash, Hasher},
+    io::{BufRead, BufReader, Read, Write},
+    net::Shutdown,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
     sync::OnceLock,
 };
 
+use serde_json::Value;
+
 use crate::programs;
+
+/// Forks the processes.
+const FORKS: &str = include_str!("forks.py");
+
+/// A process forked from one that has loaded the packages. It ends when this is dropped, or with this program.
+#[derive(Debug)]
+pub struct Forked {
+    pub id: u32,
+    connection: BufReader<UnixStream>,
+}
+
+impl Forked {
+    /// Starts boto3 if this is null, or else MiniStack in this environment.
+    pub fn start(environment: &Value) -> Self {
+        /// It ends with this program, which closes its standard input.
+        static PARENT: OnceLock<(Child, PathBuf)> = OnceLock::new();
+        let (_, socket) = PARENT.get_or_init(|| {
+            let mut parent = Command::new(bin().join("python"))
+                .args(["-c", FORKS])
+                .env_clear()
+                .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("Python can be run");
+            let mut socket = String::new();
+            let output = parent.stdout.take().expect("it is piped");
+            BufReader::new(output).read_line(&mut socket).expect("Python writes UTF-8");
+            (parent, socket.trim_end().into())
+        });
+        let connection = UnixStream::connect(socket).expect("Python listens");
+        let mut process = Self { id: 0, connection: BufReader::new(connection) };
+        let id = process.ask(environment).as_u64().expect("a process has an ID");
+        process.id = id.try_into().expect("IDs have 32 bits");
+        process
+    }
+
+    /// Sends a line of JSON and receives one.
+    pub fn ask(&mut self, question: &Value) -> Value {
+        writeln!(self.connection.get_mut(), "{question}").expect("Python reads");
+        let mut answer = String::new();
+        self.connection.read_line(&mut answer).expect("Python writes UTF-8");
+        serde_json::from_str(&answer).expect("Python prints JSON")
+    }
+}
+
+impl Drop for Forked {
+    fn drop(&mut self) {
+        let connection = self.connection.get_mut();
+        let _ = connection.shutdown(Shutdown::Write);
+        // Until the process has ended.
+        let _ = connection.read_to_end(&mut Vec::new());
+    }
+}
 
 /// The environment's directory of programs.
 pub fn bin() -> &'static Path {
