@@ -239,7 +239,7 @@ pub struct LifeArgs {
         value_name = "WHEN"
     )]
     pub recover: Recover,
-    /// If this machine is blank, replace the failed-over member of the same name; the other nodes must have all data
+    /// If the server belongs to no cluster, replace the failed-over member of the same name; the other nodes must have all data
     #[arg(long, env = "CBBOOTSTRAP_REPLACE", value_parser = boolean)]
     pub replace: bool,
     /// Lifecycle hook to complete after the node has left a terminating instance [default: the group's only hook for terminating

@@ -38,7 +38,7 @@ use crate::{
 const COMPLETIONS_HELP: &str = "\
 Print a completion script for a shell
 
-The script asks this program for candidates, also for environments, profiles, parameters and, with `--local`, clusters. Completion \
+The script asks this program for candidates, including environments, profiles, parameters and, with `--local`, clusters. Completion \
 reads only files on this machine and never calls AWS.";
 
 /// Deploys and operates the API that tells the nodes of a new Couchbase cluster which one initializes it.
@@ -63,10 +63,10 @@ pub enum Command {
     Deploy(Box<DeployArgs>),
     /// Create or update a Couchbase cluster on EC2
     ///
-    /// Deploys a stack with an Auto Scaling group, whose nodes become one cluster through the API. Run the command again to change the
-    /// number of nodes or a parameter; omitted ones keep their values. Always pass the network, `--arch` and all tags: omitted tags
-    /// are removed. Changes to the instances replace the nodes one at a time. `cbbootstrap template couchbase-cluster` prints the
-    /// template.
+    /// Deploys a stack with an Auto Scaling group, whose nodes become one cluster through the API. Run the command again to
+    /// change the number of nodes or a parameter; omitted ones keep their values. Always pass `--vpc`, `--subnet`, `--arch` and
+    /// all tags: omitted tags are removed. Changes to the instances replace the nodes one at a time.
+    /// `cbbootstrap template couchbase-cluster` prints the template.
     Launch(Box<LaunchArgs>),
     /// Serve the API from this machine, over a local database or a DynamoDB table
     Serve(Box<ServeArgs>),
@@ -112,8 +112,9 @@ pub enum Command {
     IamPolicy(IamPolicyArgs),
     /// Print a CloudFormation template, for Terraform, CDK or StackSets
     ///
-    /// In the API's template, `ArtifactBucket` and `ArtifactKey` name the zip that `cbbootstrap package` writes, after you have uploaded it. The template
-    /// does not create the table: it needs the string key `cluster_id`, and expiry (TTL) by `expires_at`.
+    /// Upload the zip that `cbbootstrap package` writes, and name it with the parameters `ArtifactBucket` and `ArtifactKey` of
+    /// the API's template. The template does not create the table, which needs the string key `cluster_id`, and expiry (TTL) by
+    /// `expires_at`.
     Template(TemplateArgs),
     #[command(flatten)]
     Manual(ManualCommand),

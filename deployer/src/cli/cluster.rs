@@ -15,12 +15,12 @@ pub enum ClusterCommand {
     /// Delete a cluster's record
     ///
     /// The next node to ask starts a new cluster, even if nodes of the old one still run. Forget only clusters that are gone, or
-    /// whose first node died before it was ready. A record that changes after the question is not deleted.
+    /// whose first node died before it was ready. A record that changes before you confirm is not deleted.
     Forget(ClusterForgetArgs),
     /// Remove a member that no longer exists from a cluster's record
     ///
-    /// For a node that ended without `cbbootstrap-agent leave`, so that other nodes no longer try to join through it. The cluster itself
-    /// does not change, and the agent of a node that still runs reports it again. The last member cannot be removed.
+    /// For a node that ended without `cbbootstrap-agent leave`, so that other nodes no longer try to join through it. The cluster
+    /// itself does not change. If the node still runs, its agent reports it again. The last member cannot be removed.
     ForgetMember(ClusterForgetMemberArgs),
 }
 
