@@ -162,7 +162,7 @@ pub enum CallError {
     /// Its certificate is not trusted, or nothing vouches for it.
     #[error("{0}")]
     Untrusted(String),
-    #[error("it has another user name or password")]
+    #[error("it refuses this user name and password")]
     Unauthorized,
     /// It refused with this status and message.
     #[error("{1}")]
@@ -220,7 +220,7 @@ fn reason(error: &ureq::Error) -> String {
             Some((_, status)) => {
                 return format!("{REFUSES} (status {status})");
             }
-            None => "the proxy gives no answer",
+            None => "the proxy does not answer",
         },
         ureq::Error::HostNotFound => "its name cannot be resolved",
         ureq::Error::Io(error) => match error.kind() {

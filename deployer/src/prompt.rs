@@ -36,7 +36,7 @@ pub async fn confirm(question: &str, yes: bool, printer: &Printer) -> anyhow::Re
     if ask(question, printer).await? {
         return Ok(());
     }
-    Err(Failure::new("aborted, as you answered").exit(Exit::Stopped).into())
+    Err(Failure::new("aborted: not confirmed").exit(Exit::Stopped).into())
 }
 
 /// Asks a yes-or-no question on the terminal.

@@ -96,7 +96,7 @@ impl Leaving {
             // While it is reset, it may already have lost the password.
             Err(CallError::Unauthorized) if !self.is_on_its_way => {
                 return Err(Failure::refused(
-                    "the server has another user name or password; nothing was changed",
+                    "the server refuses this user name and password; nothing was changed",
                 )
                 .hint("pass the cluster's user name and password")
                 .into());
@@ -323,7 +323,7 @@ fn check_name(
         },
         Testimony::Silent { why, .. } if peers.can_verify_members() => {
             let failure = Failure::new(format!(
-                "no other member says whether another machine has the name `{node}`: {why}"
+                "no other member can tell whether another machine has the name `{node}`: {why}"
             ));
             Err(Interrupt::unfinished(failure.hint("start another member, and then run this command again; if the cluster no longer exists, run `cbbootstrap cluster forget`")))
         }

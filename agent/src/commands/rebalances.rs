@@ -107,7 +107,7 @@ pub(super) fn start(
         // The list of nodes may have changed, or another rebalance may be about to begin.
         Err(error) => {
             let has_answered = !matches!(error, CallError::Unreachable(_) | CallError::Failing(_));
-            let why = format!("the rebalance does not begin yet: {error}");
+            let why = format!("the rebalance cannot begin yet: {error}");
             return (has_answered.then_some(false), why);
         }
     };

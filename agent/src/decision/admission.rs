@@ -56,7 +56,7 @@ pub fn admission(
         (_, Some(uuid)) if is_other => return Admission::NameTaken(uuid),
         (Membership::Added, _) => "it has been added, and its server is still joining".to_owned(),
         (Membership::Active, _) => format!(
-            "the cluster lists `{node}` as a member that it cannot reach, and its server is blank: once that member has been failed over and removed, it can join again"
+            "the cluster lists `{node}` as a member that it cannot reach, and this server is blank: once that member has been failed over and removed, this node can join again"
         ),
         (Membership::FailedOver, _) if replaces => match obstacle_to_replacement(listed, own, view)
         {
@@ -67,7 +67,7 @@ pub fn admission(
         },
         (Membership::FailedOver, _) => {
             format!(
-                "the cluster has failed `{node}` over: once it has been removed, it can join again"
+                "the cluster has failed `{node}` over: once it has been removed, this node can join again"
             )
         }
     })

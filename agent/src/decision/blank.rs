@@ -69,7 +69,7 @@ pub(super) fn blank(
 fn begin(goal: &Goal, record: &ClusterRecord, memory: &Memory, now: Instant) -> Action {
     if !goal.can_begin {
         return wait(
-            "this node lacks the data service to begin the cluster; its claim has to expire",
+            "without the data service, this node cannot begin the cluster; its claim has to expire",
         );
     }
     if memory.kept.has_initialized {

@@ -136,7 +136,7 @@ fn check_credentials(identity: &Identity, expiry: Option<Timestamp>, now: Timest
     let Identity { arn, account, .. } = identity;
     let detail = format!("{arn} in account {account}");
     let Some(expiry) = expiry else {
-        return Check::ok("credentials", format!("{detail}, without an end"));
+        return Check::ok("credentials", format!("{detail}, which do not expire"));
     };
     let detail = format!("{detail}, until {expiry:.0}");
     if expiry.duration_since(now) < SHORT {
@@ -246,7 +246,7 @@ mod tests {
         let now: Timestamp = "2026-11-27T03:00:00Z".parse().unwrap();
         let who = "arn:aws:iam::123456789012:user/me in account 123456789012";
         for (expiry, result, end) in [
-            (None, Verdict::Ok, ", without an end"),
+            (None, Verdict::Ok, ", which do not expire"),
             (Some("2026-11-27T04:00:00Z"), Verdict::Ok, ", until 2026-11-27T04:00:00Z"),
             (Some("2026-11-27T03:10:00Z"), Verdict::Warn, ", until 2026-11-27T03:10:00Z"),
         ] {

@@ -242,7 +242,7 @@ impl Unreachable {
         let mut source = error.into_source();
         if causes(&*source).contains("tunnel error: unsuccessful") {
             // It does not tell the status.
-            source = format!("{}, or is no HTTP proxy", proxy::REFUSES).into();
+            source = format!("{}, or is not an HTTP proxy", proxy::REFUSES).into();
         }
         let source = Box::new(Self { source, ..self });
         let error = match (is_timeout, is_io, is_user) {

@@ -598,7 +598,7 @@ fn errors_do_not_print_secrets() {
     assert_eq!(changed.unwrap().status, 200);
     up(0, &[soon]).failed(3, "the server has other credentials");
     let status = scene.run(0, &["status"]).ended_with(1);
-    assert!(status.stdout.contains("has another user name or password"));
+    assert!(status.stdout.contains("refuses this user name and password"));
     assert_hides(&status);
 
     // Nor where more is asked for than there is.

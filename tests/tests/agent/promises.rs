@@ -339,7 +339,7 @@ fn a_first_node_that_lost_its_disk_is_sent_to_the_other_members() {
     let first = agents.first_node(&servers);
     first.reset();
     let up = agents.up(first, &["--timeout", "3s"]);
-    up.failed(3, "as a member that it cannot reach, and its server is blank");
+    up.failed(3, "as a member that it cannot reach, and this server is blank");
     assert!(first.is_blank());
 }
 

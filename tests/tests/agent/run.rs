@@ -634,7 +634,7 @@ fn departure_is_not_reported_to_another_cluster() {
         residents[2].signal("HUP");
         residents[2].wait_for("reload: the options were read again");
         is_away.store(false, Ordering::Relaxed);
-        residents[2].wait_for("no other member says whether another machine has the name");
+        residents[2].wait_for("no other member can tell whether another machine has the name");
         assert_eq!(other.record()["nodes"].as_array().unwrap().len(), members.len());
     }
 }
@@ -942,7 +942,7 @@ fn dead_twin_is_replaced_on_demand() {
     let (servers, agents) = scene(3);
     let _others = lose_disk(&servers, &agents, "app:100:1");
     let without = agents.stay(&servers[2], &[], &[]);
-    without.wait_for("once it has been removed, it can join again");
+    without.wait_for("once it has been removed, this node can join again");
     assert_never("it is removed", || membership(&servers, 2).is_none());
     drop(without);
     let with = agents.stay(&servers[2], &["--replace"], &[]);
@@ -954,7 +954,7 @@ fn dead_twin_is_replaced_on_demand() {
     servers[2].kill();
     servers[2].reset();
     servers[2].restart();
-    with.wait_for("once that member has been failed over and removed, it can join again");
+    with.wait_for("once that member has been failed over and removed, this node can join again");
     call(&servers[0], "/controller/failOver", &[("otpNode", &otp(&servers[2]))]);
     wait_until("it is replaced again", || {
         with.log().matches("it was removed, and this node joins in its place").count() == 2

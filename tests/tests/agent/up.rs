@@ -549,7 +549,7 @@ fn dead_members_do_not_hide_a_member_of_the_same_name() {
     servers.nodes()[..3].iter().for_each(Node::kill);
     leave().failed(5, "two machines have the same name");
     servers[3].kill();
-    let unclear = "no other member says whether another machine has the name";
+    let unclear = "no other member can tell whether another machine has the name";
     leave().failed(3, unclear);
     assert_eq!(agents.record()["nodes"].as_array().unwrap().len(), 5);
     servers[3].restart();

@@ -211,7 +211,7 @@ fn a_proxy_that_refuses_a_host_is_named() {
         for (args, status) in [(&["list"][..], 1), (&["smoke", "https://api.example"], 3)] {
             let ended = user.run(args).ended_with(status);
             for part in [
-                "the proxy refuses the connection, or is no HTTP proxy",
+                "the proxy refuses the connection, or is not an HTTP proxy",
                 "check the proxy's URL, and that it allows this host",
             ] {
                 assert!(ended.stderr.contains(part), "{ended}");

@@ -141,7 +141,7 @@ impl<'r> Life<'r> {
             let why =
                 "`run` cannot read a secret from standard input, because SIGHUP reads it again";
             return Err(Failure::usage(why)
-                .hint("give files: `--password-file`, `--secret-file`")
+                .hint("pass files: `--password-file`, `--secret-file`")
                 .into());
         }
         let config = api.config.clone();

@@ -56,7 +56,7 @@ impl Life<'_> {
             Testimony::Silent { why, .. } => {
                 self.lock = None;
                 Err(Interrupt::wait(format!(
-                    "no other member says whether this node was removed from its cluster: {why}"
+                    "no other member can tell whether this node was removed from its cluster: {why}"
                 )))
             }
         }

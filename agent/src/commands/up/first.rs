@@ -55,7 +55,7 @@ impl Run<'_> {
         if !self.is_enterprise() && self.state.is_ipv6 {
             let node = self.node();
             return Err(Failure::usage(format!(
-                "Community Edition uses IPv4, and `{node}` is or has only IPv6 addresses"
+                "Community Edition uses IPv4, and `{node}` is IPv6 only"
             ))
             .hint("pass a name or an address of the host with IPv4 (`--node`)")
             .into());
