@@ -71,7 +71,7 @@ pub enum ApiError {
     Unsigned(Failure),
     #[error("{}", .0.detail)]
     Refused(Problem),
-    /// The request could not be made, or something else than the API answers.
+    /// The request could not be made, or something other than the API answered.
     #[error("{0:#}")]
     Failed(anyhow::Error),
 }

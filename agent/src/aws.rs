@@ -1,4 +1,5 @@
-//! AWS's metadata services for machines and containers, and the credentials that they hand out.
+//! AWS's metadata services for machines and containers, and the credentials that they hand out. `commands/run/machine.rs` reads the
+//! notices.
 
 pub mod autoscaling;
 

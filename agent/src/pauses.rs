@@ -15,8 +15,8 @@ const FIRST: Duration = Duration::from_millis(500);
 /// The first pause before only the node's own server is read again.
 const FIRST_OF_OWN_SERVER: Duration = Duration::from_millis(100);
 
-/// A pause before only the own server is read again is this part of the time that the agent has waited: it notices a change at most
-/// this much late, and reads rarely while it waits for long.
+/// While the agent reads only its own server, a pause is this fraction of the time waited so far: the agent notices a change at most this
+/// much late, and reads rarely during a long wait.
 const SHARE_OF_WAIT: u32 = 16;
 
 /// Between two checks of a node that lacks nothing, in intervals.

@@ -17,7 +17,7 @@ use cbbootstrap_cli::{
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-/// So many warnings are remembered, and so many characters of each.
+/// The most warnings to remember, and the most characters of each.
 const MAX_WARNINGS: usize = 100;
 const MAX_WARNING_CHARS: usize = 500;
 

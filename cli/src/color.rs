@@ -32,7 +32,7 @@ pub struct ColorArgs {
 }
 
 impl ColorArgs {
-    /// Makes the choice that of the whole program.
+    /// Applies the choice to the whole program.
     pub fn apply(self) {
         match self.color {
             ColorChoice::Auto => anstream::ColorChoice::Auto,

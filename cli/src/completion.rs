@@ -8,7 +8,7 @@ use clap_complete::{CompleteEnv, Shell, env::Shells};
 /// The variable with which the script calls the program.
 const VARIABLE: &str = "CBBOOTSTRAP_COMPLETE";
 
-/// The most that candidates may take.
+/// The time limit for reading candidates.
 const LIMIT: Duration = Duration::from_secs(1);
 
 pub fn script(program: &Command, shell: Shell) -> io::Result<String> {
@@ -29,7 +29,7 @@ pub fn answer_shell(program: impl Fn() -> Command) {
     }
 }
 
-/// The words, of which bash makes three of `--name=value`. The number of words must stay, so the option takes the place of the `=`.
+/// Bash splits `--name=value` into three words. Their number must stay the same, so the option replaces the `=`.
 fn joined(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut words: Vec<OsString> = words.collect();
     for index in 1..words.len() {

@@ -88,11 +88,10 @@ pub fn read_from(from: impl Read, max_bytes: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Replaces a file in one step, so that nobody reads an incomplete one, or creates it.
+/// Creates a file, or replaces it in one step, so that nobody reads an incomplete one.
 ///
-/// Follows links. Writes directly to what is not a regular file, such as a pipe, and to what an open file stands for, such as
-/// `/dev/fd/3`: nothing may take its place. `true` means that it is this process's stdout, where the file must stay alone.
-/// `option` names the file.
+/// Follows links. Writes directly to a pipe or device, and to an open file such as `/dev/fd/3`, instead of replacing it. Returns `true` if
+/// the file is this process's stdout, to which nothing else must then be written. `option` names the file.
 pub fn replace(path: &Path, bytes: &[u8], option: &str) -> Result<bool, Failure> {
     try_replace(path, bytes).map_err(|error| {
         Failure::new(format!("cannot write `{}`: {error}", path.display()))

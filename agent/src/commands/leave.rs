@@ -59,9 +59,9 @@ pub fn run(args: LeaveArgs, printer: &Printer) -> anyhow::Result<Exit> {
 
 #[derive(Default)]
 pub(super) struct Leaving {
-    /// Whether an operator waits for the result, and not a machine that ends, which leaves also where an operator has to decide.
+    /// Whether an operator runs `leave`. A node whose machine is about to end leaves even where an operator would have to decide.
     is_by_hand: bool,
-    /// Whether the API has been asked about this node. A run that starts over asks again, and still knows the rest.
+    /// Whether the API has been asked about this node. A run that starts over asks again, and keeps the other fields.
     pub(super) is_checked: bool,
     /// The server's name in its cluster.
     server_name: String,
@@ -73,8 +73,9 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// One step, after which the next round reads the cluster again; done when the server belongs to no cluster. `run` has one memory
-    /// for staying and leaving, because it has to report also what it began before the node leaves, or before it stays after all.
+    /// Takes one step, after which the next round reads the cluster again. Done when the server belongs to no cluster. `run` uses one
+    /// memory for staying and leaving, because it must also report what it began before the node began to leave, or decided to stay after
+    /// all.
     pub(super) fn round(
         &mut self,
         here: &Here,
@@ -140,7 +141,7 @@ impl Leaving {
         }
         match here.api.leave(&identity, self.generation) {
             Ok(record) => {
-                // Otherwise the node left earlier, and what it removed then may be back.
+                // Otherwise the node left in an earlier run, and the nodes that it removed then may be back.
                 let removed =
                     if self.is_on_its_way { self.report_removed(here, memory) } else { None };
                 let record = removed.unwrap_or(record);
@@ -231,8 +232,8 @@ impl Leaving {
             Err(error) => return Err(error.into()),
         };
         self.generation = Some(record.generation);
-        // A server has another name than its agent also where an operator added it, or where it has none (`127.0.0.1`). The record then
-        // does not list the server's.
+        // The server also has another name than its agent if an operator added it, or if it has none (`127.0.0.1`). The record then does
+        // not list the server's name.
         let other_name = record.other_name(node, &self.server_name);
         // The rebalance with which this node leaves removes the failed-over ones, too.
         let stays = |it: &NodeInfo| !it.is_failed_over();

@@ -292,8 +292,8 @@ pub enum Removable {
     All,
 }
 
-/// Which failed-over nodes the rebalance may remove with which a node leaves. The server deletes their data at the start, before it moves
-/// any: data that cannot move before the machine ends needs yet another copy.
+/// Which failed-over nodes a leaving node's rebalance may remove. The server deletes their data at the start, before it moves any: data
+/// that cannot move before the machine ends needs yet another copy.
 pub fn removable(ending: Option<&Ending>, view: &View) -> Removable {
     let is_late = |this: &NodeInfo| {
         this.membership == Membership::Active

@@ -340,8 +340,8 @@ fn is_removable(node: &NodeInfo, view: &View, memory: &Memory, now: Instant) -> 
     node.is_failed_over() && is_dead(node, memory, now) && view.can_lose(view.count_failed_over())
 }
 
-/// Whether the failed-over node of this name, which a rebalance of this run was to remove, is out or may still go with it. If it has failed
-/// before that, the next one may be another node's.
+/// Whether the failed-over node of this name, which a rebalance of this run was to remove, is out, or the rebalance may still remove it. If
+/// that rebalance has failed, a later one may be another node's.
 pub fn may_go(name: &str, view: &View) -> bool {
     let node = view.node(name);
     node.is_none_or(|it| view.is_rebalancing && it.is_failed_over())

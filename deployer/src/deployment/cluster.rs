@@ -127,8 +127,8 @@ impl ClusterStack<'_> {
         }
     }
 
-    /// Refuses to replace nodes if a new one would begin a second cluster, for which the old ones would leave one after the other. A
-    /// stack is complete only after its nodes have reported to the API, so a missing record was forgotten, or belongs to another API.
+    /// Refuses to replace nodes if a new one would begin a second cluster: the old ones would then leave one after the other. A stack is
+    /// complete only after its nodes have reported to the API, so a missing record was forgotten, or is in another API.
     fn check_known(&self, before: &Stack, known: &Known) -> Result<(), Failure> {
         let is_same_api = self.is_api_of(before);
         let (id, api) = (&self.args.cluster_id, self.api.name());

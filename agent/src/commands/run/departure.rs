@@ -106,7 +106,7 @@ impl Departing {
         Ok(())
     }
 
-    /// Keeps the instance until the node has left: also if it cannot leave, because the data would be lost.
+    /// Keeps the instance until the node has left, even if the node cannot leave: otherwise the data would be lost.
     pub(super) fn hold(&mut self, machine: &mut Machine, args: &LifeArgs, printer: &Printer) {
         let is_recent = self.last_heartbeat.is_some_and(|at| at.elapsed() < HEARTBEAT_INTERVAL);
         if self.state.is_complete || is_recent {

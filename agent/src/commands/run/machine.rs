@@ -69,7 +69,7 @@ struct Event {
     state: String,
 }
 
-/// How long before it AWS announces a Spot interruption. If it seems to be further away, this machine's clock is behind.
+/// AWS announces a Spot interruption this long before it. If the interruption seems to be further away, this machine's clock is behind.
 const SPOT_NOTICE: Duration = Duration::from_mins(2);
 
 fn read(metadata: &Metadata) -> Result<Option<Notice>, String> {

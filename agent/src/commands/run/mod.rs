@@ -85,9 +85,9 @@ struct Life<'r> {
 /// How the API answers a member.
 #[derive(Default)]
 struct ApiWatch {
-    /// When the record was read, or was tried to be.
+    /// When the agent last read the record, or tried to.
     asked_at: Option<Instant>,
-    /// Whether it did not answer, although the node is complete as far as it can know.
+    /// Whether the API did not answer, although the node is complete as far as the agent can know.
     is_away: bool,
     is_outage_logged: bool,
 }
@@ -95,7 +95,8 @@ struct ApiWatch {
 /// What people and systemd know about the node.
 #[derive(Default)]
 struct Announced {
-    /// Whether the node was complete once, as far as it could know while the API was away. It is ready as soon as it is healthy, too.
+    /// Whether the node was complete once, as far as the agent could know while the API was away. The node is ready as soon as it is also
+    /// healthy.
     was_complete: bool,
     /// Whether systemd knows that the node is ready.
     is_ready: bool,

@@ -96,7 +96,7 @@ fn conclude(skips: &[Skip], has_secret: bool) -> Conclusion {
         && !has_secret
         && ![Skip::Refused, Skip::OtherCredentials, Skip::Other].into_iter().any(has)
     {
-        // Otherwise, authorities may be being replaced, and the operator's be right for some members.
+        // Otherwise, the authorities may be in the middle of a replacement, and the operator's may fit some members.
         Conclusion::Untrusted
     } else if has(Skip::Refused) {
         Conclusion::Refused

@@ -36,8 +36,9 @@ use crate::{
     values::Quota,
 };
 
-/// How long a problem lasts that may pass by itself, in the longest pauses between two attempts and at most: after a restart of the host, a
-/// name may resolve to its old address for a while, an IPv6 address is tentative at first, and a server's TLS port opens late.
+/// How long to wait for a problem to pass by itself: this many of the longest pauses between two attempts, and at most this long. After a
+/// restart of the host, a name may resolve to its old address for a while, an IPv6 address is tentative at first, and a server's TLS port
+/// opens late.
 const PASSING_INTERVALS: u32 = 60;
 const PASSING_LIMIT: Duration = Duration::from_mins(2);
 
@@ -230,7 +231,7 @@ impl<'r> Run<'r> {
         }
     }
 
-    /// Notes since when the state is as it is.
+    /// Notes since when the server has been in its state.
     fn observe(&mut self, own: &OwnServer) -> Result<(), Interrupt> {
         let (now, memory) = (Instant::now(), &mut self.state.memory);
         let since = memory.other_credentials_since.unwrap_or(now);
@@ -263,7 +264,7 @@ impl<'r> Run<'r> {
         Ok(())
     }
 
-    /// Whether the last round did nothing that a command by hand could get in the way of before the next one.
+    /// Whether the last round left nothing unfinished that a command by hand could disturb before the next round.
     pub(super) fn only_waits(&self) -> bool {
         let RunState { memory, last, .. } = &self.state;
         let is_initializing = memory.kept.may_be_under_way || memory.kept.has_initialized;
@@ -362,7 +363,7 @@ impl<'r> Run<'r> {
         Ok(())
     }
 
-    /// Reads the record of a cluster that is ready. A node that joins it does not need the options of a first node, which are wrong.
+    /// Reads the record of a cluster that is ready. A first node's options are `wrong`, but a node that joins does not need them.
     fn expect_ready_cluster(&mut self, wrong: Failure) -> Result<(), Interrupt> {
         match self.here.api.status(Some(self.node()))? {
             Some(record) if record.state == wire::State::Ready => {

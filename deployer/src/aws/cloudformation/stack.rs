@@ -236,8 +236,8 @@ pub async fn roll_back(
     Ok(())
 }
 
-/// The answer to a request to change the stack `name`, which was `before`; `None` if it `is_repeated`: the SDK's first one was carried out,
-/// but its answer was lost. Another error may be that someone else has changed the stack.
+/// The answer to a request to change the stack `name`, which was read as `before`. `None` if the error shows (`is_repeated`) that the SDK
+/// has repeated the request after its answer was lost. Any other error may be because someone else has changed the stack.
 pub(super) async fn after_error<T, E>(
     client: &Client,
     name: &str,

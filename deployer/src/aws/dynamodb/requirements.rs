@@ -1,4 +1,4 @@
-//! The requirements of a table, also of one that this program did not create.
+//! The requirements of a table, also of one that this program did not create: its key and its replicas.
 
 use aws_sdk_dynamodb::types::{
     KeyType, MultiRegionConsistency, ScalarAttributeType, TableDescription,

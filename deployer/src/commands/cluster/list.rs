@@ -10,7 +10,7 @@ use crate::{
     settings::Database, signals::Signals,
 };
 
-/// How many clusters the first part of a list has if there are as many. As text, they set the widths of the columns.
+/// The first part of a list has at least this many clusters, if there are enough. In text, they set the widths of the columns.
 const FIRST_PART: usize = 100;
 
 /// A list of which parts are printed.
