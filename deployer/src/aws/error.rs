@@ -8,6 +8,7 @@ use aws_sdk_sts::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
 };
+use cbbootstrap_cli::environment::variable;
 use jiff::SignedDuration;
 use thiserror::Error;
 
@@ -138,7 +139,10 @@ pub fn explain_credentials(error: &CredentialsError) -> Failure {
     }
     match error {
         CredentialsError::CredentialsNotLoaded(_) => {
-            Failure::new("there are no AWS credentials").hint(SIGN_IN)
+            let role = variable("AWS_ROLE_ARN")
+                .map(|_| "; `AWS_ROLE_ARN` has no effect without `AWS_WEB_IDENTITY_TOKEN_FILE`");
+            let hint = format!("{SIGN_IN}{}", role.unwrap_or_default());
+            Failure::new("there are no AWS credentials").hint(hint)
         }
         _ => Failure::new(format!("cannot get AWS credentials: {}", causes(error))).hint(SIGN_IN),
     }

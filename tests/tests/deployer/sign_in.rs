@@ -111,7 +111,6 @@ fn a_missing_half_of_the_credentials_is_named() {
     let user = || unsigned(&aws.url).with("AWS_REGION", "us-east-1");
     for (set, missing) in [
         ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"),
-        ("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"),
         ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     ] {
         let error = format!("`{set}` is set, but `{missing}` is not");
@@ -123,6 +122,12 @@ fn a_missing_half_of_the_credentials_is_named() {
             status(&aws.user().with(set, "test"), &[]).failed(1, SIGNED_IN);
         }
     }
+    // For the AWS CLI as well, it has no effect.
+    let role = user().with("AWS_ROLE_ARN", ROLE);
+    let ended = status(&role, &[]);
+    ended.failed(1, "there are no AWS credentials");
+    assert!(ended.stderr.contains("`AWS_ROLE_ARN` has no effect without"), "{ended}");
+    status(&aws.user().with("AWS_ROLE_ARN", ROLE), &[]).failed(1, SIGNED_IN);
     for (property, missing) in [
         ("web_identity_token_file = token", "role_arn"),
         (&format!("role_arn = {ROLE}"), "source_profile"),

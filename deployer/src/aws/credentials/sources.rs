@@ -35,8 +35,6 @@ use crate::aws::{
 /// The sources of credentials if the environment and the profile have none, for messages.
 const OTHER_SOURCES: &str = "the container, the web identity or the instance metadata";
 
-const WEB_IDENTITY: [&str; 2] = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"];
-
 #[derive(Debug)]
 pub struct Sources {
     pub access: Access,
@@ -56,7 +54,7 @@ impl Sources {
         profiles.check_credentials().map_err(CredentialsError::provider_error)?;
         if !profiles.has_credentials() {
             // The SDK would use the credentials of this machine.
-            let pair = check_pair(WEB_IDENTITY[0], WEB_IDENTITY[1]);
+            let pair = check_pair("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN");
             pair.map_err(CredentialsError::provider_error)?;
         }
         let source = profiles.source().unwrap_or_else(|| OTHER_SOURCES.to_owned());
@@ -98,18 +96,8 @@ impl Sources {
             // As for a profile that only names a region.
             SharedCredentialsProvider::new(elsewhere(&settings))
         };
-        let found = provider.provide_credentials().await.map_err(name_missing)?;
+        let found = provider.provide_credentials().await?;
         checked(&found, &source)
-    }
-}
-
-/// Names the variable without which there are no credentials. A role alone has no effect, as for the AWS CLI.
-fn name_missing(error: CredentialsError) -> CredentialsError {
-    match (error, check_pair(WEB_IDENTITY[1], WEB_IDENTITY[0])) {
-        (CredentialsError::CredentialsNotLoaded(_), Err(failure)) => {
-            CredentialsError::provider_error(failure)
-        }
-        (error, _) => error,
     }
 }
 
