@@ -158,12 +158,9 @@ pub fn expires_soon(credentials: &Credentials) -> bool {
 /// ECS and EKS serve them at an address from the environment.
 fn container_credentials() -> Result<Option<String>, NoCredentials> {
     let path = variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
-    let url = match path.map(|path| format!("http://169.254.170.2{path}")) {
-        Some(url) => url,
-        None => match variable("AWS_CONTAINER_CREDENTIALS_FULL_URI") {
-            Some(url) => url,
-            None => return Ok(None),
-        },
+    let url = path.map(|path| format!("http://169.254.170.2{path}"));
+    let Some(url) = url.or_else(|| variable("AWS_CONTAINER_CREDENTIALS_FULL_URI")) else {
+        return Ok(None);
     };
     let mut request = client().get(&url);
     let token = match variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") {
