@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
 use serde::Deserialize;
 
 use crate::{
@@ -105,8 +105,7 @@ fn retirement(text: &str) -> Option<Ending> {
             && matches!(event.code.as_str(), "instance-retirement" | "instance-stop")
     });
     let ends = ends.filter_map(|Event { code, not_before, .. }| {
-        let time = DateTime::strptime("%d %b %Y %H:%M:%S GMT", &not_before).ok()?;
-        let time = TimeZone::UTC.to_timestamp(time).ok()?;
+        let time = DateTimeParser::new().parse_timestamp(&not_before).ok()?;
         let comes_back = code == "instance-stop";
         Some(Ending { cause: Cause::Retirement, time_left: until(time), comes_back })
     });
