@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use cbbootstrap_cli::{
     certificates,
     failure::Failure,
@@ -289,16 +288,14 @@ fn shorten(problem: Problem) -> Problem {
 
 impl Signing {
     fn headers(&self, url: &str, body: &str) -> Result<Vec<(String, String)>, ApiError> {
-        let mut signer = self.signer.borrow_mut();
-        if signer.as_ref().is_none_or(|signer| aws::expires_soon(&signer.credentials)) {
-            let credentials = aws::find_credentials()?;
-            *signer =
-                Some(Signer { credentials, region: self.region.clone(), service: API_GATEWAY });
-        }
-        let headers = signer
-            .as_ref()
-            .context("there is a signer")
-            .and_then(|signer| signer.headers("POST", url, body));
-        headers.map_err(ApiError::Failed)
+        let mut known = self.signer.borrow_mut();
+        let signer = match &mut *known {
+            Some(signer) if !aws::expires_soon(&signer.credentials) => signer,
+            known => {
+                let (credentials, region) = (aws::find_credentials()?, self.region.clone());
+                known.insert(Signer { credentials, region, service: API_GATEWAY })
+            }
+        };
+        signer.headers("POST", url, body).map_err(ApiError::Failed)
     }
 }
