@@ -248,13 +248,17 @@ fn balance(
     if let Some(action) = obstacle(view, memory, now, Removable::Dead) {
         return Some(action);
     }
-    let beginning = beginning(goal, view, memory, now);
-    if let Some(Beginning::Incomplete(why)) = beginning {
-        return Some(wait(why));
+    let missing = missing_nodes(goal, view, memory, now);
+    if let Some(missing @ 1..) = missing {
+        let count = view.nodes.len();
+        return Some(wait(format!(
+            "{count} of the {} nodes that the cluster begins with are there",
+            count + missing
+        )));
     }
     // Added nodes start their rebalance themselves. An active node helps only if they do not.
     let settle = if is_in { goal.settle * 4 } else { goal.settle };
-    if beginning.is_none() && time_since(memory.same_since, now) < settle {
+    if missing.is_none() && time_since(memory.same_since, now) < settle {
         let waiting = match added {
             0 => "the cluster waits".to_owned(),
             1 => "1 node waits".to_owned(),
@@ -265,28 +269,18 @@ fn balance(
     Some(rebalance(view, removed, memory, now))
 }
 
-/// Whether the nodes that the cluster begins with are there, before its first rebalance.
-enum Beginning {
-    Complete,
-    Incomplete(String),
-}
-
-/// `None` if their number is not known, another rebalance was first, or the next one has not come for a long time.
-fn beginning(goal: &Goal, view: &View, memory: &Memory, now: Instant) -> Option<Beginning> {
+/// How many of the nodes that the cluster begins with are missing before its first rebalance. `None` if their number is not known,
+/// another rebalance was first, or the next one has not come for a long time.
+fn missing_nodes(goal: &Goal, view: &View, memory: &Memory, now: Instant) -> Option<usize> {
     let expected = goal.nodes?;
     let active = view.nodes.iter().filter(|node| node.membership == Membership::Active).count();
     let count = view.nodes.len();
     if active > 1 || count == 1 || view.count_failed_over() > 0 {
         return None;
     }
-    if count >= expected {
-        return Some(Beginning::Complete);
-    }
-    (time_since(memory.same_since, now) < NEXT_NODE_LIMIT).then(|| {
-        Beginning::Incomplete(format!(
-            "{count} of the {expected} nodes that the cluster begins with are there"
-        ))
-    })
+    let missing = expected.saturating_sub(count);
+    let may_come = time_since(memory.same_since, now) < NEXT_NODE_LIMIT;
+    (missing == 0 || may_come).then_some(missing)
 }
 
 /// What keeps a rebalance from starting, or would make it remove a node that works.
