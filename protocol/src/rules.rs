@@ -299,12 +299,10 @@ impl Claim {
         if record.initial_node != self.node.as_str() {
             return Ok((Claimed::Joined, record));
         }
-        match &record.initial_node_uuid {
-            Some(current) if record.state == State::Claimed && self.is_rival_of(current) => {
-                Err(Refusal::NameTaken { node: record.initial_node })
-            }
-            _ => Ok((Claimed::Again, record)),
+        if record.state == State::Claimed && self.node_uuid.is_some() {
+            check_server(self.node_uuid.as_ref(), &record)?;
         }
+        Ok((Claimed::Again, record))
     }
 
     /// Applies the claim to the stored record, and returns the response and the record to store: a rival of the first node is refused,
@@ -344,10 +342,6 @@ impl Claim {
             }
         }
         nodes
-    }
-
-    fn is_rival_of(&self, current: &str) -> bool {
-        self.node_uuid.as_ref().is_some_and(|uuid| uuid.as_str() != current)
     }
 
     fn record(&self, generation: u64) -> Record {
@@ -466,7 +460,7 @@ pub fn forget(record: Record, now: Timestamp) -> Record {
     }
 }
 
-/// A call for the first node of a claim must have the UUID that the node claimed with: without a cluster secret, nothing else
+/// A report or leave of the first node of a claim must have the UUID that the node claimed with: without a cluster secret, nothing else
 /// distinguishes the node from a stranger who has read the record.
 fn check_server(given: Option<&Uuid>, record: &Record) -> Result<(), Refusal> {
     match &record.initial_node_uuid {
