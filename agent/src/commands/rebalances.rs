@@ -81,12 +81,6 @@ pub(super) fn forgive(memory: &mut Memory) {
     (memory.failed_rebalances, memory.rest_until) = (0, None);
 }
 
-/// Whether someone has stopped the rebalance that this run last saw. One whose orchestrator died has no report.
-pub(super) fn was_stopped(memory: &Memory, server: &Server) -> bool {
-    let id = memory.kept.rebalance_id.as_ref();
-    id.is_some_and(|id| server.was_stopped(id).unwrap_or_default())
-}
-
 /// Starts a rebalance of these nodes, the ejected one among them. `removed` names failed-over nodes that it removes. Returns
 /// whether this run started it, `None` without an answer, and why to wait.
 pub(super) fn start(

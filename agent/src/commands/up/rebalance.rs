@@ -16,7 +16,9 @@ impl Run<'_> {
     ) -> Result<(), Interrupt> {
         let (server, printer) = (&self.here.server, self.printer);
         let memory = &mut self.state.memory;
-        if rebalances::was_stopped(memory, server) {
+        let last = memory.kept.rebalance_id.as_ref();
+        // A rebalance whose orchestrator died has no report.
+        if last.is_some_and(|id| server.was_stopped(id).unwrap_or_default()) {
             (memory.kept.rebalance_id, memory.kept.stopped_among) =
                 (None, Some(view.memberships()));
             printer.warning(
