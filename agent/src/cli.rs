@@ -231,13 +231,8 @@ pub enum Recover {
 #[command(next_help_heading = "Lifecycle")]
 pub struct LifeArgs {
     /// Whether this node recovers after a failover
-    #[arg(
-        long,
-        env = "CBBOOTSTRAP_RECOVER",
-        value_enum,
-        default_value = "auto",
-        value_name = "WHEN"
-    )]
+    #[arg(long, env = "CBBOOTSTRAP_RECOVER", value_enum, value_name = "WHEN")]
+    #[arg(default_value = "auto")]
     pub recover: Recover,
     /// If the server belongs to no cluster, replace the failed-over member of the same name; the other nodes must have all data
     #[arg(long, env = "CBBOOTSTRAP_REPLACE", value_parser = boolean)]

@@ -103,9 +103,8 @@ impl Ending {
 
     /// Whether an operator has time to act before this node's data must begin to move.
     pub fn can_wait(&self, this: &NodeInfo, view: &View) -> bool {
-        let is_known = self.cause == Cause::Retirement;
-        let time = time_to_leave(this, view).filter(|_| is_known);
-        time.is_some_and(|time| time + FAILOVER_LEAD <= self.time_left)
+        self.cause == Cause::Retirement
+            && time_to_leave(this, view).is_some_and(|time| time + FAILOVER_LEAD <= self.time_left)
     }
 
     /// Whether this node's data can move away before the end.

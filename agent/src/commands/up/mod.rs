@@ -403,15 +403,12 @@ impl<'r> Run<'r> {
     ) -> Result<Option<(View, ClusterRecord)>, Interrupt> {
         match (action, view, record) {
             (Action::Wait(why), view, _) => {
-                let is_running = view.is_some_and(|view| view.is_rebalancing);
-                let rebalance =
-                    if is_running { self.here.server.rebalance().ok().flatten() } else { None };
-                return Err(Interrupt::watch(
-                    match rebalance.and_then(|running| running.progress) {
-                        Some(percent) => format!("{why} ({percent:.0} %)"),
-                        None => why,
-                    },
-                ));
+                let rebalancing = view.filter(|view| view.is_rebalancing);
+                let task = rebalancing.and_then(|_| self.here.server.rebalance().ok().flatten());
+                return Err(Interrupt::watch(match task.and_then(|task| task.progress) {
+                    Some(percent) => format!("{why} ({percent:.0} %)"),
+                    None => why,
+                }));
             }
             (Action::Stop(reason), ..) => {
                 let memory = &mut self.state.memory;

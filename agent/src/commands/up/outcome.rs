@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use cbbootstrap_cli::{failure::Failure, text::shell_argument};
+use cbbootstrap_protocol::names::Uuid;
 use serde::Serialize;
 
 use super::{Run, count_nodes};
@@ -124,9 +125,8 @@ impl Run<'_> {
                 "recover it, or rebalance it out, in Couchbase Server; then run this command again",
             ),
             StopReason::Lost { recorded, own } => {
-                let [recorded, own] = [recorded, own].map(|uuid| {
-                    uuid.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string)
-                });
+                let [recorded, own] =
+                    [recorded, own].map(|uuid| uuid.as_ref().map_or("unknown", Uuid::as_str));
                 (
                     format!(
                         "`{id}` is ready, and its only member is a server named `{node}` (UUID {recorded}); this server is blank \

@@ -37,12 +37,12 @@ impl Run<'_> {
     pub(super) fn recover(&mut self, otp: &str, recovery: Recovery) -> Result<(), Interrupt> {
         let memory = &mut self.state.memory;
         match self.here.server.set_recovery(otp, recovery) {
-            Ok(()) if recovery == Recovery::Delta => {
-                self.printer
-                    .step("recover: the next rebalance takes this node in again with its data");
-            }
             Ok(()) => {
-                self.printer.step("recover: the next rebalance takes this node in again with the data of the other nodes");
+                let is_delta = recovery == Recovery::Delta;
+                let data = if is_delta { "its data" } else { "the data of the other nodes" };
+                self.printer.step(format_args!(
+                    "recover: the next rebalance takes this node in again with {data}"
+                ));
             }
             Err(error) if error.is_permanent() && recovery == Recovery::Delta => {
                 memory.is_delta_refused = true;
