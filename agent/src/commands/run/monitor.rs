@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 
 use super::systemd;
-use crate::server::{Health, Membership, View};
+use crate::server::{Health, Membership, NodeInfo, View};
 
 /// The longest round, such as a join that asks many members of which none answers. Each call has a shorter time limit.
 const ROUND_LIMIT: Duration = Duration::from_mins(15);
@@ -143,69 +143,54 @@ impl Monitor {
     fn metrics(&self) -> String {
         let state = self.state();
         let Report { is_healthy, is_api_reachable, has_notice, view, .. } = &state.report;
+        let version = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
         let checked = SystemTime::now() - state.checked.elapsed();
-        let checked = checked.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let cluster = view.as_ref().map(cluster_metrics).unwrap_or_default();
-        format!(
-            "\
-# HELP cbbootstrap_agent_info The agent's version.
-# TYPE cbbootstrap_agent_info gauge
-cbbootstrap_agent_info{{version=\"{version}\"}} 1
-# HELP cbbootstrap_agent_healthy Whether the node is an active, healthy member of its cluster.
-# TYPE cbbootstrap_agent_healthy gauge
-cbbootstrap_agent_healthy {is_healthy}
-# HELP cbbootstrap_agent_api_reachable Whether the API answered the last request.
-# TYPE cbbootstrap_agent_api_reachable gauge
-cbbootstrap_agent_api_reachable {is_api_reachable}
-# HELP cbbootstrap_agent_machine_ends Whether AWS has announced the end of the machine.
-# TYPE cbbootstrap_agent_machine_ends gauge
-cbbootstrap_agent_machine_ends {has_notice}
-# HELP cbbootstrap_agent_last_check_timestamp_seconds When the agent last checked the node.
-# TYPE cbbootstrap_agent_last_check_timestamp_seconds gauge
-cbbootstrap_agent_last_check_timestamp_seconds {checked}
-{cluster}\
-# HELP cbbootstrap_agent_reloads_total Number of reloads of the options.
-# TYPE cbbootstrap_agent_reloads_total counter
-cbbootstrap_agent_reloads_total {reloads}
-# HELP cbbootstrap_agent_refusals_total Number of times that the agent stopped for an operator's decision.
-# TYPE cbbootstrap_agent_refusals_total counter
-cbbootstrap_agent_refusals_total {refusals}
-",
-            version = env!("CARGO_PKG_VERSION"),
-            is_healthy = u8::from(*is_healthy),
-            is_api_reachable = u8::from(*is_api_reachable),
-            has_notice = u8::from(*has_notice),
-            checked = checked.as_secs(),
-            reloads = state.reloads,
-            refusals = state.refusals,
-        )
+        let checked = checked.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let is_member = "Whether the node is an active, healthy member of its cluster.";
+        let refusals = "Number of times that the agent stopped for an operator's decision.";
+        [
+            metric("gauge", "info", "The agent's version.", &[(version, 1)]),
+            gauge("healthy", is_member, *is_healthy),
+            gauge("api_reachable", "Whether the API answered the last request.", *is_api_reachable),
+            gauge("machine_ends", "Whether AWS has announced the end of the machine.", *has_notice),
+            gauge("last_check_timestamp_seconds", "When the agent last checked the node.", checked),
+            view.as_ref().map(cluster_metrics).unwrap_or_default(),
+            counter("reloads_total", "Number of reloads of the options.", state.reloads),
+            counter("refusals_total", refusals, state.refusals),
+        ]
+        .concat()
     }
 }
 
 fn cluster_metrics(view: &View) -> String {
-    let unhealthy = view.nodes.iter().filter(|node| node.health == Health::Unhealthy).count();
-    let count = |membership| view.nodes.iter().filter(|node| node.membership == membership).count();
-    format!(
-        "\
-# HELP cbbootstrap_agent_cluster_balanced Whether the cluster is balanced.
-# TYPE cbbootstrap_agent_cluster_balanced gauge
-cbbootstrap_agent_cluster_balanced {is_balanced}
-# HELP cbbootstrap_agent_cluster_rebalancing Whether a rebalance runs.
-# TYPE cbbootstrap_agent_cluster_rebalancing gauge
-cbbootstrap_agent_cluster_rebalancing {is_rebalancing}
-# HELP cbbootstrap_agent_cluster_unhealthy_nodes Number of nodes that this node cannot reach.
-# TYPE cbbootstrap_agent_cluster_unhealthy_nodes gauge
-cbbootstrap_agent_cluster_unhealthy_nodes {unhealthy}
-# HELP cbbootstrap_agent_cluster_nodes Number of nodes of the cluster.
-# TYPE cbbootstrap_agent_cluster_nodes gauge
-cbbootstrap_agent_cluster_nodes{{membership=\"active\"}} {active}
-cbbootstrap_agent_cluster_nodes{{membership=\"added\"}} {added}
-cbbootstrap_agent_cluster_nodes{{membership=\"failed_over\"}} {failed_over}
-",
-        is_balanced = u8::from(view.is_balanced),
-        is_rebalancing = u8::from(view.is_rebalancing),
-        active = count(Membership::Active),
-        added = count(Membership::Added),
-        failed_over = count(Membership::FailedOver),
-    )
+    let count =
+        |is_counted: fn(&&NodeInfo) -> bool| view.nodes.iter().filter(is_counted).count() as u64;
+    let nodes = [
+        ("{membership=\"active\"}", count(|node| node.membership == Membership::Active)),
+        ("{membership=\"added\"}", count(|node| node.membership == Membership::Added)),
+        ("{membership=\"failed_over\"}", count(|node| node.is_failed_over())),
+    ];
+    let unhealthy = count(|node| node.health == Health::Unhealthy);
+    [
+        gauge("cluster_balanced", "Whether the cluster is balanced.", view.is_balanced),
+        gauge("cluster_rebalancing", "Whether a rebalance runs.", view.is_rebalancing),
+        gauge("cluster_unhealthy_nodes", "Number of nodes that this node cannot reach.", unhealthy),
+        metric("gauge", "cluster_nodes", "Number of nodes of the cluster.", &nodes),
+    ]
+    .concat()
+}
+
+fn gauge(name: &str, help: &str, value: impl Into<u64>) -> String {
+    metric("gauge", name, help, &[("", value.into())])
+}
+
+fn counter(name: &str, help: &str, value: u64) -> String {
+    metric("counter", name, help, &[("", value)])
+}
+
+/// A metric in the text format of Prometheus, with its values by their labels.
+fn metric(kind: &str, name: &str, help: &str, values: &[(&str, u64)]) -> String {
+    let name = format!("cbbootstrap_agent_{name}");
+    let lines = values.iter().map(|(labels, value)| format!("{name}{labels} {value}\n"));
+    format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{}", lines.collect::<String>())
 }
