@@ -33,36 +33,35 @@ pub(super) fn blank(
             return wait("no node with the data service has claimed the cluster yet");
         }
     };
-    let has_expired = record.lease_left(now).is_some_and(|left| left.is_zero());
-    match (record.state, &memory.occupied_by) {
-        (State::Ready, _) => join(goal, own, record),
-        (State::Claimed, Some((node, since))) if now - *since < goal.lease => wait(format!(
-            "`{node}` has initialized its server and not reported it; this node does not begin a second cluster"
-        )),
-        (State::Claimed, Some((node, _))) => Action::Stop(StopReason::Occupied(node.clone())),
-        // A record names its first node, which may be another machine of this name. The answer to a claim shows that.
-        (State::Claimed, None)
-            if may_claim && memory.is_claimed_by_other && (record.is_initial || has_expired) =>
-        {
-            Action::Claim
-        }
-        (State::Claimed, None) if record.is_initial && goal.adopt => {
-            Action::Stop(StopReason::OwnClaim)
-        }
-        (State::Claimed, None) if record.is_initial => begin(goal, record, memory, now),
-        (State::Claimed, None) => {
-            let first = &record.initial_node;
-            wait(match record.lease_left(now) {
-                Some(left) => format!(
-                    "`{first}` has not initialized the cluster yet; its claim expires in {} s",
-                    left.as_secs()
-                ),
-                None => format!(
-                    "`{first}` has not initialized the cluster yet; its claim never expires"
-                ),
-            })
-        }
+    if record.state == State::Ready {
+        return join(goal, own, record);
     }
+    if let Some((node, since)) = &memory.occupied_by {
+        if now - *since >= goal.lease {
+            return Action::Stop(StopReason::Occupied(node.clone()));
+        }
+        return wait(format!(
+            "`{node}` has initialized its server and not reported it; this node does not begin a second cluster"
+        ));
+    }
+    let left = record.lease_left(now);
+    let has_expired = left.is_some_and(|left| left.is_zero());
+    // A record names its first node, which may be another machine of this name. The answer to a claim shows that.
+    if may_claim && memory.is_claimed_by_other && (record.is_initial || has_expired) {
+        return Action::Claim;
+    }
+    if record.is_initial && goal.adopt {
+        return Action::Stop(StopReason::OwnClaim);
+    }
+    if record.is_initial {
+        return begin(goal, record, memory, now);
+    }
+    let expires = match left {
+        Some(left) => format!("expires in {} s", left.as_secs()),
+        None => "never expires".to_owned(),
+    };
+    let first = &record.initial_node;
+    wait(format!("`{first}` has not initialized the cluster yet; its claim {expires}"))
 }
 
 /// For a blank server whose node has the claim.
