@@ -189,11 +189,9 @@ impl Peers {
         let Some(keys) = &self.keys else {
             return Ok(None);
         };
-        let authority = if is_enterprise {
-            Some(own_authority(node, &own.anonymous(deadline), deadline)?)
-        } else {
-            None
-        };
+        let authority =
+            is_enterprise.then(|| own_authority(node, &own.anonymous(deadline), deadline));
+        let authority = authority.transpose()?;
         let (cluster_id, cluster_uuid) = (&self.cluster_id, &view.uuid);
         let statement = Statement { cluster_id, node, cluster_uuid, authority };
         Ok(Some((authority, keys.attest(&statement))))

@@ -318,10 +318,9 @@ fn check_name(
     };
     let is_enterprise = server.pools()?.is_enterprise;
     match peers.ask_about(node, &record, is_enterprise, |view| taken_by(view).is_some()) {
-        Testimony::Listed(view) => match taken_by(&view) {
-            Some(uuid) => Err(name_taken(identity, &uuid).into()),
-            None => Ok(()),
-        },
+        Testimony::Listed(view) => {
+            taken_by(&view).map_or(Ok(()), |uuid| Err(name_taken(identity, &uuid).into()))
+        }
         Testimony::Silent { why, .. } if peers.can_verify_members() => {
             let failure = Failure::new(format!(
                 "no other member can tell whether another machine has the name `{node}`: {why}"

@@ -390,10 +390,7 @@ impl Server {
 
     /// The server's cluster; `None` if it is not provisioned.
     pub fn cluster(&self) -> Result<Option<View>, CallError> {
-        match self.pools()?.uuid {
-            Some(uuid) => self.view(uuid),
-            None => Ok(None),
-        }
+        self.pools()?.uuid.map_or(Ok(None), |uuid| self.view(uuid))
     }
 
     /// The same, for a known UUID of the cluster.

@@ -59,18 +59,15 @@ fn inspect(node: &Node, deadline: Deadline) -> Result<Inspection, String> {
     // Community Edition has no TLS.
     for trust in [Some(&Trust::Anyone), None] {
         let server = Server::on_node(node, trust, None, deadline);
-        match http::accepts_connections(&server.url, deadline) {
-            Ok(true) => {}
+        let is_provisioned = match http::accepts_connections(&server.url, deadline) {
+            Ok(true) => server.is_provisioned().map_err(|error| error.to_string()),
             Ok(false) => continue,
-            Err(why) => {
-                result = Err(why);
-                continue;
-            }
-        }
-        match server.is_provisioned() {
+            Err(why) => Err(why),
+        };
+        match is_provisioned {
             Ok(true) => return Ok(Inspection::Provisioned),
             Ok(false) => return Ok(Inspection::Blank),
-            Err(error) => result = Err(error.to_string()),
+            Err(why) => result = Err(why),
         }
     }
     result
