@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    mem::discriminant,
     time::{Duration, Instant},
 };
 
@@ -52,14 +53,10 @@ impl Notice {
 
     /// Whether another notice means the same, apart from the time that is left.
     pub fn is_like(&self, other: &Self) -> bool {
-        match (self, other) {
-            _ if self.is_due() != other.is_due() => false,
-            (Self::Ending(one), Self::Ending(other))
-            | (Self::ScaleIn(Some(one)), Self::ScaleIn(Some(other))) => {
-                one.cause == other.cause && one.comes_back == other.comes_back
-            }
-            (one, other) => one == other,
-        }
+        let ending = |notice: &Self| notice.ending().map(|it| (it.cause, it.comes_back));
+        self.is_due() == other.is_due()
+            && discriminant(self) == discriminant(other)
+            && ending(self) == ending(other)
     }
 
     pub fn is_scale_in(&self) -> bool {
