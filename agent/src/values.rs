@@ -150,8 +150,7 @@ pub fn interval(text: &str) -> Result<Duration, String> {
 
 /// A number in digits only, within these limits.
 fn parse_number(text: &str, limits: RangeInclusive<u64>) -> Option<u64> {
-    let has_only_digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|number| has_only_digits && limits.contains(number))
+    text.parse().ok().filter(|number| !text.starts_with('+') && limits.contains(number))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -207,10 +207,8 @@ pub fn is_hidden(character: char) -> bool {
 }
 
 fn parse_port(text: &str) -> Result<u16, InvalidName> {
-    let is_number = !text.is_empty()
-        && !text.starts_with('0')
-        && text.bytes().all(|byte| byte.is_ascii_digit());
-    let port = is_number.then(|| text.parse().ok()).flatten();
+    // `parse` also accepts a plus sign and leading zeros.
+    let port = text.parse().ok().filter(|_| !text.starts_with(['+', '0']));
     port.ok_or(InvalidName::NotANode("the port is not a number from 1 to 65535"))
 }
 
@@ -222,7 +220,6 @@ fn parse_host(text: &str) -> Result<Host, InvalidName> {
     if name.len() > 253 {
         return Err(InvalidName::NotANode("a host name has at most 253 characters"));
     }
-    let mut last = "";
     for label in name.split('.') {
         let valid =
             |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
@@ -237,8 +234,8 @@ fn parse_host(text: &str) -> Result<Host, InvalidName> {
         if label.starts_with('-') || label.ends_with('-') {
             return Err(InvalidName::NotANode("no part of a host name begins or ends with `-`"));
         }
-        last = label;
     }
+    let last = name.rsplit('.').next().unwrap_or_default();
     // Resolvers read such names as addresses, for example `10.1`, `0x7f000001` and `017700000001`.
     let digits = last.strip_prefix("0x").unwrap_or(last);
     let is_hexadecimal =
