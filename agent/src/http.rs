@@ -217,9 +217,7 @@ fn reason(error: &ureq::Error) -> String {
         ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => "no connection in time",
         ureq::Error::Timeout(_) => "no response in time",
         ureq::Error::ConnectProxyFailed(why) => match why.rsplit_once('/') {
-            Some((_, status)) => {
-                return format!("{REFUSES} (status {status})");
-            }
+            Some((_, status)) => return format!("{REFUSES} (status {status})"),
             None => "the proxy does not answer",
         },
         ureq::Error::HostNotFound => "its name cannot be resolved",

@@ -95,9 +95,7 @@ impl Departing {
         match self.leaving.report(here, memory) {
             Ok(_) => printer.step("leave: this node has left its cluster"),
             // Pauses must not grow while the machine waits for its end.
-            Err(Interrupt::Pause(_, why)) if !is_late => {
-                return Err(Interrupt::unfinished(why));
-            }
+            Err(Interrupt::Pause(_, why)) if !is_late => return Err(Interrupt::unfinished(why)),
             // Its data is on the other nodes: nothing keeps the machine.
             Err(Interrupt::Pause(_, why)) => warn(printer, &why.into()),
             Err(Interrupt::Fail(error)) => warn(printer, &error),
