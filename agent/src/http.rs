@@ -244,15 +244,22 @@ pub fn port(url: &str) -> u16 {
     uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 })
 }
 
+/// The addresses of a host; none if its name cannot be resolved.
+pub fn addresses(host: &str) -> Vec<IpAddr> {
+    if is_localhost(host) {
+        return loopback_addresses().collect();
+    }
+    let addresses = (host, 0).to_socket_addrs().into_iter().flatten();
+    addresses.map(|address| address.ip()).collect()
+}
+
 /// Whether something accepts connections at a URL. `false` means that every connection was refused or got no answer in
 /// time, that there is no route, or that the name was not resolved, perhaps because no name server answers. The error says why it is
 /// unclear.
 pub fn accepts_connections(url: &str, deadline: Deadline) -> Result<bool, String> {
-    let Ok(addresses) = (host(url), port(url)).to_socket_addrs() else {
-        return Ok(false);
-    };
     let limit = deadline.cut(CONNECT_LIMIT);
-    for address in addresses {
+    for address in addresses(&host(url)) {
+        let address = SocketAddr::new(address, port(url));
         match TcpStream::connect_timeout(&address, limit).map_err(|error| error.kind()) {
             Ok(_) => return Ok(true),
             Err(

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use cbbootstrap_cli::failure::Failure;
@@ -88,8 +88,7 @@ fn server_name(url: &str) -> String {
     let is_special = host.parse().is_ok_and(|address: IpAddr| {
         address.is_loopback() && address != Ipv4Addr::LOCALHOST && address != Ipv6Addr::LOCALHOST
     });
-    let mut addresses = (host.as_str(), 0).to_socket_addrs().into_iter().flatten();
-    let is_here = !is_special && addresses.any(|address| is_own_address(address.ip()));
+    let is_here = !is_special && http::addresses(&host).into_iter().any(is_own_address);
     let host = if is_here { "here" } else { &host };
     let port =
         if url.starts_with("https:") { port.checked_sub(10_000).unwrap_or(port) } else { port };
@@ -106,6 +105,8 @@ mod tests {
             ("http://127.0.0.1:8091", "here:8091"),
             ("http://localhost:8091", "here:8091"),
             ("http://LocalHost:8091/", "here:8091"),
+            ("http://localhost.:8091", "here:8091"),
+            ("http://cb.localhost:8091", "here:8091"),
             ("http://[::1]:8091", "here:8091"),
             ("https://127.0.0.1:18091", "here:8091"),
             ("https://[::1]:18091", "here:8091"),

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use cbbootstrap_cli::values::is_localhost;
 pub use cbbootstrap_cli::values::{duration, url, url_of_host};
 use cbbootstrap_protocol::{
     names::{ClusterId, Host, Node, SMOKE_TEST_PREFIX, is_smoke_test},
@@ -240,7 +241,7 @@ pub fn node(text: &str) -> Result<Node, String> {
         // Only the usual one: many nodes may run on a host's other loopback addresses.
         Host::V4(address) => *address == Ipv4Addr::LOCALHOST || address.is_unspecified(),
         Host::V6(address) => *address == Ipv6Addr::LOCALHOST || address.is_unspecified(),
-        Host::Name(name) => name == "localhost" || name.starts_with("localhost."),
+        Host::Name(name) => is_localhost(name) || name.starts_with("localhost."),
     };
     if is_own {
         return Err(format!(

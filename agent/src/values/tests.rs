@@ -145,6 +145,8 @@ fn node_is_an_address_or_a_full_name() {
         ("::", None),
         ("localhost", None),
         ("localhost.localdomain", None),
+        ("cb1.localhost", None),
+        ("LOCALHOST.", None),
     ] {
         assert_eq!(node(text).ok().as_ref().map(Node::as_str), expected, "{text:?}");
     }
