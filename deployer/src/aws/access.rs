@@ -181,10 +181,8 @@ impl Access {
                     .build(),
             )
             // `Renewed` caches the credentials.
-            .identity_cache(IdentityCache::no_cache());
-        if let Ok(name) = AppName::new(env!("CARGO_PKG_NAME")) {
-            loader = loader.app_name(name);
-        }
+            .identity_cache(IdentityCache::no_cache())
+            .app_name(AppName::new(env!("CARGO_PKG_NAME")).expect("a valid name"));
         if let Some(region) = self.region() {
             loader = loader.region(Region::new(region));
         }
