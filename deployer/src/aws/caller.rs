@@ -1,6 +1,6 @@
 //! The caller's credentials, and where its calls go.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use aws_sdk_sts::{
     config::{
@@ -32,17 +32,15 @@ impl Aws {
     pub async fn identity_and_destination(
         &self,
     ) -> (anyhow::Result<Identity>, Option<Destination>) {
-        let destination = Noted::default();
-        let call = self.sts.get_caller_identity().customize().interceptor(destination.clone());
-        let identity = Identity::read(call.send().await);
-        let destination = destination.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        (identity, destination)
+        let noted = Noted::default();
+        let call = self.sts.get_caller_identity().customize().interceptor(noted.clone());
+        (Identity::read(call.send().await), noted.0.get().cloned())
     }
 }
 
 /// Notes the URL that the SDK chooses by region, partition, profile and variables.
 #[derive(Clone, Debug, Default)]
-struct Noted(Arc<Mutex<Option<Destination>>>);
+struct Noted(Arc<OnceLock<Destination>>);
 
 impl Intercept for Noted {
     fn name(&self) -> &'static str {
@@ -57,8 +55,8 @@ impl Intercept for Noted {
     ) -> Result<(), BoxError> {
         let url = context.request().uri().parse()?;
         let is_custom = config.load::<EndpointUrl>().is_some();
-        let mut destination = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *destination = Some(Destination { url, is_custom });
+        // Each attempt goes to the same one.
+        let _ = self.0.set(Destination { url, is_custom });
         Ok(())
     }
 }
