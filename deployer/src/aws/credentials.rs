@@ -3,7 +3,7 @@
 mod sources;
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -24,6 +24,7 @@ use aws_sdk_sts::{
     error::BoxError,
 };
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
+use tokio::sync::Mutex;
 
 use self::sources::Sources;
 use super::{
@@ -38,24 +39,24 @@ const SPARE: Duration = Duration::from_mins(2);
 /// Credentials that are read again from their sources when AWS refuses them as expired: someone may have signed in again, or a
 /// tool may have renewed them in the profile. The SDK would go on with the old ones.
 #[derive(Clone, Debug)]
-pub struct Renewed(Arc<Inner>);
+pub struct Renewed {
+    sources: Arc<Sources>,
+    /// The lock is held while credentials are renewed, so that parallel calls renew them once.
+    known: Arc<Mutex<Known>>,
+}
 
-#[derive(Debug)]
-struct Inner {
-    sources: Sources,
-    /// Those in use. The lock is held while they are renewed, so that parallel calls renew them once.
-    current: tokio::sync::Mutex<Option<Credentials>>,
+#[derive(Debug, Default)]
+struct Known {
+    /// Those in use.
+    current: Option<Credentials>,
     /// Those that AWS refused as expired.
-    refused: std::sync::Mutex<Option<Credentials>>,
+    refused: Option<Credentials>,
 }
 
 impl Renewed {
     pub fn new(access: &Access, region: &Region, http: SharedHttpClient) -> Self {
-        Self(Arc::new(Inner {
-            sources: Sources { access: access.clone(), region: region.clone(), http },
-            current: tokio::sync::Mutex::default(),
-            refused: std::sync::Mutex::default(),
-        }))
+        let sources = Sources { access: access.clone(), region: region.clone(), http };
+        Self { sources: Arc::new(sources), known: Arc::default() }
     }
 
     /// Credentials that are valid for some minutes at least.
@@ -64,8 +65,7 @@ impl Renewed {
     }
 
     async fn get(&self) -> Result<Credentials, CredentialsError> {
-        let mut current = self.0.current.lock().await;
-        let refused = self.refused().clone();
+        let Known { current, refused } = &mut *self.known.lock().await;
         let is_refused = |credentials: &Credentials| {
             refused.as_ref().is_some_and(|refused| {
                 (refused.access_key_id(), refused.session_token())
@@ -76,7 +76,7 @@ impl Renewed {
         if let Some(known) = known.filter(|known| is_valid_for(known, SPARE)) {
             return Ok(known.clone());
         }
-        let found = match (self.0.sources.load().await, known) {
+        let found = match (self.sources.load().await, known) {
             (Ok(found), _) => found,
             // They are valid for another moment, and the next call tries again.
             (Err(_), Some(known)) if is_valid_for(known, Duration::ZERO) => {
@@ -89,10 +89,6 @@ impl Renewed {
         }
         *current = Some(found.clone());
         Ok(found)
-    }
-
-    fn refused(&self) -> std::sync::MutexGuard<'_, Option<Credentials>> {
-        self.0.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -144,11 +140,11 @@ impl Intercept for Renewed {
         // If the lock is held, they are being renewed already.
         if context.response().is_some_and(is_expired)
             && let Some(SignedBy(signature)) = config.load::<SignedBy>()
-            && let Ok(current) = self.0.current.try_lock()
-            && let Some(current) = current.as_ref()
+            && let Ok(mut known) = self.known.try_lock()
+            && let Some(current) = &known.current
             && signature.contains(current.access_key_id())
         {
-            *self.refused() = Some(current.clone());
+            known.refused = Some(current.clone());
         }
         Ok(())
     }
