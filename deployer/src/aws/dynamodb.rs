@@ -83,9 +83,8 @@ pub struct Table {
 impl Table {
     /// The table, which must have the function's key; `None` if it does not exist. Independent calls run in parallel.
     pub async fn find(client: &Client, name: &str) -> anyhow::Result<Option<Self>> {
-        let recovery = async { recovery(client, name).await.ok() };
         let (table, expiry, recovery) =
-            tokio::join!(describe(client, name), expiry(client, name), recovery);
+            tokio::join!(describe(client, name), expiry(client, name), recovery(client, name));
         let Some(table) = table? else {
             return Ok(None);
         };
@@ -105,7 +104,7 @@ impl Table {
             items: table.item_count.unwrap_or_default(),
             size: table.table_size_bytes.unwrap_or_default(),
             deletion_protection: table.deletion_protection_enabled.unwrap_or_default(),
-            point_in_time_recovery: recovery,
+            point_in_time_recovery: recovery.ok(),
             expiry: expiry.ok(),
         }))
     }
@@ -123,12 +122,6 @@ impl Table {
     pub fn missing_protections(&self) -> impl Iterator<Item = &'static str> {
         let missing = self.protections().into_iter().filter(|(_, on)| *on == Some(false));
         missing.filter(|_| self.ours).map(|(name, _)| name)
-    }
-
-    /// Whether [`ensure`] would not complete it.
-    fn is_complete(&self) -> bool {
-        let is_protected = || self.protections().iter().all(|(_, on)| *on == Some(true));
-        self.is_active && (!self.ours || is_protected())
     }
 
     /// The settings that a deployment with these options gives it; `None` if they stay.
@@ -184,49 +177,33 @@ pub async fn ensure(
     options: &TableSettings,
     tags: BTreeMap<String, String>,
 ) -> anyhow::Result<TableChange> {
-    let new_settings = found.as_ref().and_then(|table| table.new_settings(options));
-    let is_unprotected =
-        found.as_ref().is_some_and(|table| table.missing_protections().next().is_some());
-    let (is_new, current) = (found.is_none(), found.as_ref().map(|table| table.settings.clone()));
-    let current = current.unwrap_or_default();
-    if !found.as_ref().is_some_and(Table::is_complete) {
-        complete(client, name, found, options, tags).await?;
-    }
-    match new_settings {
-        Some(settings) => {
-            settings.apply(client, name, &current).await?;
-            Ok(TableChange::SettingsChanged)
-        }
-        None if is_new => Ok(TableChange::Created),
-        None if is_unprotected => Ok(TableChange::SettingsChanged),
-        None => Ok(TableChange::Unchanged),
-    }
-}
-
-/// Creates the table, or completes an incomplete one.
-async fn complete(
-    client: &Client,
-    name: &str,
-    found: Option<Table>,
-    options: &TableSettings,
-    tags: BTreeMap<String, String>,
-) -> anyhow::Result<()> {
-    if found.is_none() {
+    let Some(table) = found else {
         create(client, name, &TableSettings::default().with(options), tags).await?;
-    }
-    if !found.as_ref().is_some_and(|table| table.is_active) {
+        wait_until_active(client, name).await?;
+        enable_protections(client, name).await?;
+        return Ok(TableChange::Created);
+    };
+    if !table.is_active {
         wait_until_active(client, name).await?;
     }
-    if found.as_ref().is_none_or(|table| table.ours) {
-        let (expiry, backups) =
-            tokio::join!(enable_expiry(client, name), enable_backups(client, name));
-        expiry.and(backups)?;
+    if table.ours && table.protections().iter().any(|(_, on)| *on != Some(true)) {
+        enable_protections(client, name).await?;
+        if !table.deletion_protection {
+            let what = format!("cannot protect table `{name}` against deletion");
+            protect(client, name, true, &what).await?;
+        }
     }
-    if found.is_some_and(|table| table.ours && !table.deletion_protection) {
-        let what = format!("cannot protect table `{name}` against deletion");
-        protect(client, name, true, &what).await?;
+    if let Some(settings) = table.new_settings(options) {
+        settings.apply(client, name, &table.settings).await?;
     }
-    Ok(())
+    let is_changed = table.is_changed_by(options);
+    Ok(if is_changed { TableChange::SettingsChanged } else { TableChange::Unchanged })
+}
+
+/// Turns on what cannot be requested together with the table.
+async fn enable_protections(client: &Client, name: &str) -> anyhow::Result<()> {
+    let (expiry, backups) = tokio::join!(enable_expiry(client, name), enable_backups(client, name));
+    expiry.and(backups)
 }
 
 async fn create(
