@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::{
 };
 use jiff::Timestamp;
 
-use super::{CHANGE, describe, protect, unless_too_new, wait_for_update};
+use super::{CHANGE, describe, is_kept, protect, unless_too_new, wait_for_update};
 use crate::{
     aws::error::{Answer, explain},
     exit::Exit,
@@ -90,7 +90,7 @@ async fn request_deletion(client: &Client, name: &str, what: &str) -> anyhow::Re
     match client.delete_table().table_name(name).send().await {
         Ok(_) => Ok(()),
         // The SDK repeated a request whose answer was lost.
-        Err(_) if is_being_deleted(client, name).await => Ok(()),
+        Err(_) if is_kept(client, name).await.is_ok_and(|is_kept| !is_kept) => Ok(()),
         Err(error) => {
             let is_busy = error.code() == Some("ResourceInUseException");
             let failure = explain(what, &error);
@@ -107,9 +107,4 @@ fn unprotected(table: &TableDescription) -> String {
         "the table is no longer protected against deletion: `aws dynamodb update-table --region {region} --table-name {arn} \
          --deletion-protection-enabled` protects it again"
     )
-}
-
-async fn is_being_deleted(client: &Client, name: &str) -> bool {
-    let table = describe(client, name).await;
-    table.is_ok_and(|it| it.is_none_or(|it| it.table_status == Some(TableStatus::Deleting)))
 }
