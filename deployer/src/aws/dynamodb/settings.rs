@@ -48,19 +48,12 @@ impl TableSettings {
 
     /// These settings after a deployment with these options.
     pub fn with(&self, options: &Self) -> Self {
-        let ceiling = |now: Option<i64>, option: Option<i64>| match option {
-            None => now,
-            Some(0) => None,
-            units => units,
-        };
+        let is_ceiling = |units: &i64| *units > 0;
+        let kms_key = options.kms_key.as_ref().or(self.kms_key.as_ref());
         Self {
-            max_read_units: ceiling(self.max_read_units, options.max_read_units),
-            max_write_units: ceiling(self.max_write_units, options.max_write_units),
-            kms_key: match options.kms_key.as_deref() {
-                None => self.kms_key.clone(),
-                Some("") => None,
-                Some(key) => Some(key.to_owned()),
-            },
+            max_read_units: options.max_read_units.or(self.max_read_units).filter(is_ceiling),
+            max_write_units: options.max_write_units.or(self.max_write_units).filter(is_ceiling),
+            kms_key: kms_key.filter(|key| !key.is_empty()).cloned(),
         }
     }
 
