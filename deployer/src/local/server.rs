@@ -15,7 +15,6 @@ use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    task::JoinHandle,
     time::{sleep, timeout},
 };
 use tokio_io_timeout::TimeoutStream;
@@ -79,10 +78,8 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 #[derive(Debug)]
 pub struct Server {
     url: String,
+    /// The tasks that accept and serve connections have receivers.
     stop: watch::Sender<bool>,
-    accepting: JoinHandle<()>,
-    connections: Arc<Semaphore>,
-    max_connections: usize,
 }
 
 impl Server {
@@ -96,10 +93,9 @@ impl Server {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", reachable(listener.local_addr()?));
         let (stop, stopping) = watch::channel(false);
-        let connections = Arc::new(Semaphore::new(max_connections));
         let accepting = Accepting { listener, api, tls, metrics, stopping };
-        let accepting = tokio::spawn(accepting.run(Arc::clone(&connections)));
-        Ok(Self { url, stop, accepting, connections, max_connections })
+        tokio::spawn(accepting.run(max_connections));
+        Ok(Self { url, stop })
     }
 
     /// The URL of the API for programs on this machine, without a slash at the end.
@@ -110,12 +106,7 @@ impl Server {
     /// Stops accepting connections, and waits for running requests up to [`GRACE`]. Afterwards, nothing uses the API.
     pub async fn shutdown(self) {
         let _ = self.stop.send(true);
-        let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
-        let _ = timeout(GRACE, async {
-            let _ = self.accepting.await;
-            let _ = self.connections.acquire_many(all).await;
-        })
-        .await;
+        let _ = timeout(GRACE, self.stop.closed()).await;
     }
 }
 
@@ -138,26 +129,26 @@ struct Accepting {
 }
 
 impl Accepting {
-    async fn run(self, connections: Arc<Semaphore>) {
+    async fn run(self, max_connections: usize) {
+        let connections = Arc::new(Semaphore::new(max_connections));
         let mut stopping = self.stopping.clone();
         loop {
             let accepted = async {
                 // First, because a connection that is not accepted needs no file descriptor.
                 let permit = Arc::clone(&connections).acquire_owned().await;
-                (permit, self.listener.accept().await)
+                (permit.expect("it is never closed"), self.listener.accept().await)
             };
             let (permit, accepted) = tokio::select! {
                 accepted = accepted => accepted,
                 _ = stopping.wait_for(|stop| *stop) => return,
             };
-            match (permit, accepted) {
-                (Ok(permit), Ok((stream, _))) => self.serve(stream, permit),
-                (_, Err(error)) if is_of_one_connection(&error) => (),
-                (_, Err(error)) => {
+            match accepted {
+                Ok((stream, _)) => self.serve(stream, permit),
+                Err(error) if is_of_one_connection(&error) => (),
+                Err(error) => {
                     tracing::warn!(%error, "no connection can be accepted");
                     sleep(ACCEPT_PAUSE).await;
                 }
-                (Err(_), _) => return,
             }
         }
     }
@@ -167,7 +158,8 @@ impl Accepting {
         let Ok(address) = stream.local_addr() else {
             return;
         };
-        let (api, stopping) = (self.api.clone(), self.stopping.clone());
+        let (api, stopping, open) =
+            (self.api.clone(), self.stopping.clone(), self.stopping.clone());
         let connections = self.metrics.connections.clone();
         let tls = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
         let _ = stream.set_nodelay(true);
@@ -183,7 +175,8 @@ impl Accepting {
             connections.inc();
             answering.await;
             connections.dec();
-            drop(permit);
+            // Last, because nothing may use the API afterwards.
+            drop((permit, open));
         });
     }
 }
