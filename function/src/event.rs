@@ -17,15 +17,8 @@ use tower::ServiceExt;
 
 use crate::{log::RequestId, problem::Problem};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum Error {
-    #[error("the event is not an HTTP request: call the function through its API")]
-    NotHttp,
-    #[error("the event's body is not base64")]
-    NotBase64,
-    #[error("the event's method is not an HTTP method")]
-    BadMethod,
-}
+const NOT_HTTP: Problem =
+    Problem::InvalidRequest("the event is not an HTTP request: call the function through its API");
 
 /// Answers an event, whatever it contains. `base_path` is the API's path on its own domain, without a slash at its start; it may be
 /// empty.
@@ -39,7 +32,7 @@ pub async fn respond(router: Router, event: &[u8], invocation_id: &str, base_pat
         }
         Err(error) => {
             tracing::warn!(%error, "the invocation is not a request");
-            Problem::InvalidRequest(error.to_string()).into_response()
+            error.into_response()
         }
     };
     let (parts, body) = response.into_parts();
@@ -69,28 +62,30 @@ fn event_response(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Value
 }
 
 /// The request of an event, without headers that HTTP does not allow.
-fn into_request(event: &Value, base_path: &str) -> Result<Request<Body>, Error> {
+fn into_request(event: &Value, base_path: &str) -> Result<Request<Body>, Problem> {
     let context = &event["requestContext"];
     // Payload 2.0 has the first of each pair, 1.0 the second.
     let method = context["http"]["method"].as_str().or(event["httpMethod"].as_str());
-    let method = method.ok_or(Error::NotHttp)?;
+    let method = method.ok_or(NOT_HTTP)?;
     let path = match event["rawPath"].as_str() {
         Some(path) => without_prefix(path, context["stage"].as_str()),
-        None => event["path"].as_str().ok_or(Error::NotHttp)?,
+        None => event["path"].as_str().ok_or(NOT_HTTP)?,
     };
     // By AWS's documentation, HTTP APIs leave the base path out of `rawPath`, but REST APIs keep it. No path of the API begins with a
     // base path, because `deploy` refuses such base paths.
     let path = without_prefix(path, Some(base_path).filter(|path| !path.is_empty()));
     let body = match (&event["body"], &event["isBase64Encoded"]) {
         (Value::String(body), Value::Bool(true)) => {
-            BASE64_STANDARD.decode(body).map_err(|_| Error::NotBase64)?
+            let decoded = BASE64_STANDARD.decode(body);
+            decoded.map_err(|_| Problem::InvalidRequest("the event's body is not base64"))?
         }
         (Value::String(body), _) => body.clone().into_bytes(),
         (Value::Null, _) => Vec::new(),
-        _ => return Err(Error::NotHttp),
+        _ => return Err(NOT_HTTP),
     };
     let mut request = Request::new(Body::from(body));
-    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| Error::BadMethod)?;
+    *request.method_mut() = Method::from_bytes(method.as_bytes())
+        .map_err(|_| Problem::InvalidRequest("the event's method is not an HTTP method"))?;
     *request.uri_mut() = uri(path);
     // REST APIs send each header in both fields, and every value in the multi-value one.
     let headers = event["multiValueHeaders"].as_object().filter(|headers| !headers.is_empty());
@@ -154,7 +149,7 @@ mod tests {
     use super::*;
 
     #[expect(clippy::needless_pass_by_value, reason = "the tests are shorter")]
-    fn request(event: Value) -> Result<Request<Body>, Error> {
+    fn request(event: Value) -> Result<Request<Body>, Problem> {
         into_request(&event, "")
     }
 
@@ -199,9 +194,14 @@ mod tests {
                 "rawPath": "/", "requestContext": {"http": {"method": method}}, "body": body, "isBase64Encoded": true,
             })
         };
-        assert_eq!(request(json!({})).unwrap_err(), Error::NotHttp);
-        assert_eq!(request(with("GET", "?")).unwrap_err(), Error::NotBase64);
-        assert_eq!(request(with("a b", "")).unwrap_err(), Error::BadMethod);
+        for (event, reason) in [
+            (json!({}), "is not an HTTP request"),
+            (with("GET", "?"), "is not base64"),
+            (with("a b", ""), "is not an HTTP method"),
+        ] {
+            let error = request(event).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
     }
 
     #[test]

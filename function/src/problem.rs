@@ -30,7 +30,7 @@ pub enum Problem {
     Refused(#[from] Refusal),
     /// A Lambda event that is not an HTTP request. API Gateway does not send any.
     #[error("{0}")]
-    InvalidRequest(String),
+    InvalidRequest(&'static str),
     #[error("this API requires a cluster token: send `Authorization: Bearer TOKEN`")]
     SecretRequired,
     /// A request to the server's loopback address has another machine's name in `Host`.
