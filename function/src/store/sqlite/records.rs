@@ -7,7 +7,7 @@ use cbbootstrap_protocol::{
     wire::State,
 };
 use jiff::Timestamp;
-use rusqlite::{Connection, Error, OptionalExtension, Result, Row, types::Type};
+use rusqlite::{Connection, Error, OptionalExtension, Params, Result, Row, types::Type};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The version of the tables, in the database's `user_version`. It changes only if an earlier version of cbbootstrap would do harm to the
@@ -42,10 +42,8 @@ pub fn latest_time(connection: &Connection) -> Result<Option<Timestamp>> {
 
 /// Saves the time of a change: at most once a second.
 pub fn save_time(connection: &Connection, now: Timestamp) -> Result<()> {
-    connection
-        .prepare_cached("UPDATE clock SET seconds = ?1 WHERE seconds < ?1")?
-        .execute([now.as_second()])?;
-    Ok(())
+    let update = "UPDATE clock SET seconds = ?1 WHERE seconds < ?1";
+    execute(connection, update, [now.as_second()])
 }
 
 /// The record of a cluster without its members, which a claim does not need.
@@ -107,15 +105,13 @@ pub fn save(connection: &Connection, before: Option<&Record>, after: &Record) ->
         save_claim(connection, after)?;
     }
     for node in members_before.keys().filter(|node| !after.members.contains_key(*node)) {
-        connection
-            .prepare_cached("DELETE FROM members WHERE cluster_id = ? AND node = ?")?
-            .execute((&after.cluster_id, node))?;
+        let delete = "DELETE FROM members WHERE cluster_id = ? AND node = ?";
+        execute(connection, delete, (&after.cluster_id, node))?;
     }
     for (node, member) in &after.members {
         if members_before.get(node) != Some(member) {
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO members VALUES (?, ?, ?)")?
-                .execute((&after.cluster_id, node, json(member)?))?;
+            let insert = "INSERT OR REPLACE INTO members VALUES (?, ?, ?)";
+            execute(connection, insert, (&after.cluster_id, node, json(member)?))?;
         }
     }
     Ok(())
@@ -123,26 +119,19 @@ pub fn save(connection: &Connection, before: Option<&Record>, after: &Record) ->
 
 /// Writes the record without its members.
 pub fn save_claim(connection: &Connection, record: &Record) -> Result<()> {
-    connection
-        .prepare_cached("INSERT OR REPLACE INTO clusters VALUES (?, ?)")?
-        .execute((&record.cluster_id, json(record)?))?;
-    Ok(())
+    let insert = "INSERT OR REPLACE INTO clusters VALUES (?, ?)";
+    execute(connection, insert, (&record.cluster_id, json(record)?))
 }
 
 pub fn delete_members(connection: &Connection, cluster_id: &str) -> Result<()> {
-    connection.prepare_cached("DELETE FROM members WHERE cluster_id = ?")?.execute([cluster_id])?;
-    Ok(())
+    execute(connection, "DELETE FROM members WHERE cluster_id = ?", [cluster_id])
 }
 
 /// Deletes the record of a cluster that is not ready, and so has no members.
 pub fn delete_claim(connection: &Connection, cluster_id: &str) -> Result<()> {
-    connection
-        .prepare_cached(
-            "DELETE FROM clusters WHERE cluster_id = ?
-             AND iif(json_valid(record), record ->> 'state' = 'claimed', FALSE)",
-        )?
-        .execute([cluster_id])?;
-    Ok(())
+    let delete = "DELETE FROM clusters WHERE cluster_id = ?
+                  AND iif(json_valid(record), record ->> 'state' = 'claimed', FALSE)";
+    execute(connection, delete, [cluster_id])
 }
 
 /// Checks up to `limit` clusters after this one, and deletes those whose records ended before this time. Returns the last cluster
@@ -165,11 +154,13 @@ pub fn delete_ended(
     let checked = rows.collect::<Result<Vec<_>>>()?;
     for (cluster_id, _) in checked.iter().filter(|(_, is_ended)| *is_ended == Some(true)) {
         delete_members(connection, cluster_id)?;
-        connection
-            .prepare_cached("DELETE FROM clusters WHERE cluster_id = ?")?
-            .execute([cluster_id])?;
+        execute(connection, "DELETE FROM clusters WHERE cluster_id = ?", [cluster_id])?;
     }
     Ok(checked.into_iter().next_back().map(|(cluster_id, _)| cluster_id))
+}
+
+fn execute(connection: &Connection, statement: &str, params: impl Params) -> Result<()> {
+    connection.prepare_cached(statement)?.execute(params).map(drop)
 }
 
 fn json(value: &impl Serialize) -> Result<String> {
