@@ -160,17 +160,15 @@ impl Profiles {
     }
 
     pub fn network(&self) -> Result<Network, Failure> {
-        let bundle = self.setting("AWS_CA_BUNDLE", "ca_bundle");
-        let file = bundle.as_ref().map(|bundle| expand_home(bundle.value.clone().into()));
-        let bundle = file.as_deref().zip(bundle.as_ref());
+        let bundle = self.setting("AWS_CA_BUNDLE", "ca_bundle").map(|bundle| Bundle {
+            path: expand_home(bundle.value.into()),
+            setting: bundle.source,
+        });
         let endpoint = self.setting("AWS_ENDPOINT_URL", "endpoint_url").and_then(|endpoint| {
             let origin = origin(&endpoint.value.parse().ok()?)?;
             Some(Endpoint { origin, setting: endpoint.source })
         });
-        Network::new(
-            bundle.map(|(path, bundle)| Bundle { path, setting: &bundle.source }),
-            endpoint,
-        )
+        Network::new(bundle, endpoint)
     }
 
     /// Checks the profiles that the credentials come from. The SDK would panic at some of their keys, and ignores what it cannot do.

@@ -19,8 +19,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Calls `GET /`, which does not read the clusters.
 pub async fn run(args: PingArgs) -> anyhow::Result<()> {
     let endpoint = smoke::parse_endpoint(&args.url)?;
-    let bundle = args.ca_cert.as_deref();
-    let network = Network::direct(bundle.map(|path| Bundle { path, setting: "`--ca-cert`" }))?;
+    let bundle = args.ca_cert.map(|path| Bundle { path, setting: "`--ca-cert`".to_owned() });
+    let network = Network::direct(bundle)?;
     let request = Request::get(format!("{endpoint}/")).body(String::new())?;
     let (why, hint) = match network.sender(TIMEOUT).send(request).await {
         Ok(Answer { status, text, .. }) => {

@@ -3,7 +3,7 @@
 mod names;
 mod trust;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use aws_smithy_http_client::{
     Builder, Connector,
@@ -40,10 +40,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const LONGEST_ANSWER: usize = 1 << 20;
 
 /// A file with certificates, and the setting that names it.
-#[derive(Clone, Copy, Debug)]
-pub struct Bundle<'a> {
-    pub path: &'a Path,
-    pub setting: &'a str,
+#[derive(Debug)]
+pub struct Bundle {
+    pub path: PathBuf,
+    pub setting: String,
 }
 
 /// An endpoint that is called instead of AWS's, and the setting that names it.

@@ -43,9 +43,9 @@ impl Trust {
     pub fn read(Bundle { path, setting }: Bundle) -> Result<Self, Failure> {
         let source = format!("{setting} (`{}`)", path.display());
         let certificates = if path.is_dir() {
-            usable(rustls_native_certs::load_certs_from_paths(None, Some(path)).certs)
+            usable(rustls_native_certs::load_certs_from_paths(None, Some(&path)).certs)
         } else {
-            certificates::read(path).map_err(|why| {
+            certificates::read(&path).map_err(|why| {
                 Failure::usage(format!("{setting}: {why}"))
                     .hint("it must be a PEM file, or a directory of them")
             })?
