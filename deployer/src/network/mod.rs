@@ -13,11 +13,10 @@ use aws_smithy_http_client::{
 use aws_smithy_runtime_api::client::{
     http::{
         HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
-        SharedHttpConnector,
+        SharedHttpConnector, http_client_fn,
     },
     orchestrator::HttpRequest,
     result::ConnectorError,
-    runtime_components::RuntimeComponents,
 };
 use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
 use axum::http::{Request, Uri};
@@ -92,7 +91,14 @@ impl Network {
                 network.connector(route.as_ref(), settings.cloned().unwrap_or_default())
             })
         });
-        SharedHttpClient::new(Client { network: self.clone(), clients })
+        let network = self.clone();
+        http_client_fn(move |settings, components| {
+            let connectors = clients.iter().map(|(client, route)| {
+                (client.http_connector(settings, components), route.clone())
+            });
+            let connectors = connectors.collect();
+            SharedHttpConnector::new(Connectors { network: network.clone(), connectors })
+        })
     }
 
     /// Sends a request and reads the answer, all within a time limit.
@@ -133,27 +139,6 @@ impl Network {
 }
 
 type Routes<T> = Vec<(T, Option<Proxy>)>;
-
-#[derive(Debug)]
-struct Client {
-    network: Network,
-    clients: Routes<SharedHttpClient>,
-}
-
-impl HttpClient for Client {
-    fn http_connector(
-        &self,
-        settings: &HttpConnectorSettings,
-        components: &RuntimeComponents,
-    ) -> SharedHttpConnector {
-        let connectors = self
-            .clients
-            .iter()
-            .map(|(client, route)| (client.http_connector(settings, components), route.clone()));
-        let connectors = connectors.collect();
-        SharedHttpConnector::new(Connectors { network: self.network.clone(), connectors })
-    }
-}
 
 /// Chooses the connector for each request.
 #[derive(Clone, Debug)]
