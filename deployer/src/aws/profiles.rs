@@ -231,15 +231,13 @@ impl Profiles {
 
     /// The profile in use, and those of which each takes the keys of the next one for its role.
     fn chain(&self) -> Vec<&Profile> {
-        let (mut name, mut chain): (_, Vec<&Profile>) = (self.selected.as_str(), Vec::new());
-        while let Some(profile) = self.set.get_profile(name)
-            && chain.iter().all(|seen| seen.name() != name)
+        let mut chain: Vec<&Profile> = Vec::new();
+        let mut next = self.set.get_profile(&self.selected);
+        while let Some(profile) = next
+            && chain.iter().all(|seen| seen.name() != profile.name())
         {
             chain.push(profile);
-            match source_profile(profile) {
-                Some(source) => name = source,
-                None => break,
-            }
+            next = source_profile(profile).and_then(|source| self.set.get_profile(source));
         }
         chain
     }
