@@ -2,7 +2,7 @@
 
 use axum::{
     Extension, Json,
-    http::{HeaderValue, StatusCode, header},
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use thiserror::Error;
@@ -121,18 +121,14 @@ impl IntoResponse for Problem {
             detail: self.to_string(),
             field: self.field().map(str::to_owned),
         };
+        let headers =
+            [(header::CONTENT_TYPE, "application/problem+json"), (header::CACHE_CONTROL, UNCACHED)];
+        let challenge = (status == 401).then_some([(header::WWW_AUTHENTICATE, "Bearer")]);
+        let is_temporary = matches!(status, 429 | 503);
+        let pause = is_temporary.then_some([(header::RETRY_AFTER, RETRY_AFTER_SECONDS)]);
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Extension(Code(code)), Json(document)).into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(UNCACHED));
-        if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
-        }
-        response
+        let code = Extension(Code(code));
+        (status, code, headers, challenge, pause, Json(document)).into_response()
     }
 }
 
