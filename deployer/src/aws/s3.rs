@@ -272,16 +272,11 @@ impl Bucket {
         if keep {
             return Ok((keys.len(), false));
         }
-        let is_gone = match request!(self.delete_bucket).send().await {
-            Err(error) if error.code() == Some("BucketNotEmpty") => false,
-            // The SDK repeated a request whose answer was lost.
-            Err(error) if error.code() == Some("NoSuchBucket") => true,
-            deleted => {
-                deleted.explain(format!("cannot delete bucket `{}`", self.name))?;
-                true
-            }
-        };
-        Ok((keys.len(), is_gone))
+        // There is no bucket if the SDK repeated a request whose answer was lost.
+        let deleted = request!(self.delete_bucket).send().await.absent_on("NoSuchBucket");
+        let deleted = deleted.absent_on("BucketNotEmpty");
+        let deleted = deleted.explain(format!("cannot delete bucket `{}`", self.name))?;
+        Ok((keys.len(), deleted.is_some()))
     }
 
     /// The stack's artifacts, each with the time of its upload.
