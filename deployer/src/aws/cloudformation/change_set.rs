@@ -8,7 +8,7 @@ use aws_sdk_cloudformation::{
     operation::describe_change_set::{DescribeChangeSetError, DescribeChangeSetOutput},
     types::{
         Capability, ChangeSetStatus, ChangeSetType, DeploymentConfig, DeploymentConfigMode,
-        ExecutionStatus as E, Parameter, PolicyAction, ResourceChange, ResourceChangeDetail,
+        ExecutionStatus as E, Parameter, PolicyAction as P, ResourceChange, ResourceChangeDetail,
         RollbackConfiguration, RollbackTrigger, StackStatus as S, Tag,
     },
 };
@@ -223,16 +223,15 @@ impl ChangeSet {
                     error.code(),
                     Some("InvalidChangeSetStatus" | "TokenAlreadyExistsException")
                 );
-            match self.describe(None).await {
-                Ok(Some(set)) => match set.execution_status {
-                    Some(E::Obsolete | E::Unavailable) => Err(overtaken(&self.stack).into()),
-                    Some(E::ExecuteInProgress | E::ExecuteComplete | E::ExecuteFailed) => {
-                        Ok(may_be_executed)
-                    }
-                    _ => Ok(false),
-                },
-                Ok(None) => Err(overtaken(&self.stack).into()),
-                Err(_) => Ok(false),
+            let Ok(set) = self.describe(None).await else {
+                return Ok(false);
+            };
+            match set.ok_or_else(|| overtaken(&self.stack))?.execution_status {
+                Some(E::Obsolete | E::Unavailable) => Err(overtaken(&self.stack).into()),
+                Some(E::ExecuteInProgress | E::ExecuteComplete | E::ExecuteFailed) => {
+                    Ok(may_be_executed)
+                }
+                _ => Ok(false),
             }
         };
         let what = "cannot execute the change set";
@@ -327,12 +326,7 @@ impl From<ResourceChange> for Change {
             details,
             is_kept: matches!(
                 change.policy_action,
-                Some(
-                    PolicyAction::Retain
-                        | PolicyAction::Snapshot
-                        | PolicyAction::ReplaceAndRetain
-                        | PolicyAction::ReplaceAndSnapshot
-                )
+                Some(P::Retain | P::Snapshot | P::ReplaceAndRetain | P::ReplaceAndSnapshot)
             ),
         }
     }

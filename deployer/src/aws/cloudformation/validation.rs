@@ -24,18 +24,18 @@ pub(super) async fn failures(client: &Client, change_set_arn: &str) -> anyhow::R
 /// ``Dashboard: it already exists (/Resources/Dashboard, AWS::EarlyValidation::…)``; `None` if the event is not a failure, or a failure
 /// that only warns.
 fn failure(event: &OperationEvent) -> Option<String> {
-    let warns = |mode: &Option<HookFailureMode>| *mode == Some(HookFailureMode::Warn);
     let hook_failed =
         matches!(event.hook_status, Some(HookStatus::HookFailed | HookStatus::HookCompleteFailed));
-    let (rule, reason) = if event.validation_status == Some(ValidationStatus::Failed) {
-        (!warns(&event.validation_failure_mode))
-            .then_some((&event.validation_name, &event.validation_status_reason))?
+    let (mode, rule, reason) = if event.validation_status == Some(ValidationStatus::Failed) {
+        (&event.validation_failure_mode, &event.validation_name, &event.validation_status_reason)
     } else if hook_failed {
-        (!warns(&event.hook_failure_mode))
-            .then_some((&event.hook_type, &event.hook_status_reason))?
+        (&event.hook_failure_mode, &event.hook_type, &event.hook_status_reason)
     } else {
         return None;
     };
+    if *mode == Some(HookFailureMode::Warn) {
+        return None;
+    }
     let resource = event.logical_resource_id.as_deref().unwrap_or("the stack");
     let reason = reason.as_deref().unwrap_or("refused; AWS gave no reason");
     let sources = [event.validation_path.as_deref(), rule.as_deref()];
