@@ -23,7 +23,6 @@ use crate::{exit::Exit, failure::Failure, network::CONNECT_TIMEOUT, values::REGI
 /// More than the SDK's default of 3: throttling should not fail a deployment.
 const ATTEMPTS: u32 = 6;
 
-/// Of one attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// In order of precedence.

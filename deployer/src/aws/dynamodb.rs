@@ -149,7 +149,6 @@ async fn describe(client: &Client, name: &str) -> anyhow::Result<Option<TableDes
     Ok(table.map(|table| table.table.unwrap_or_else(|| TableDescription::builder().build())))
 }
 
-/// What [`ensure`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableChange {
     Unchanged,

@@ -15,7 +15,6 @@ use serde::Serialize;
 
 use crate::lines::Lines;
 
-/// The format of the request log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// Readable text

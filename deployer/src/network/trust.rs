@@ -16,7 +16,6 @@ use crate::failure::Failure;
 /// Replace the system's authorities.
 const SYSTEM_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
-/// The authorities whose certificates are accepted.
 #[derive(Clone, Debug)]
 pub struct Trust {
     /// Where they come from, for error messages; none if they are the system's.

@@ -345,7 +345,6 @@ fn change_of_member(
     }
 }
 
-/// The key of an item.
 fn key(cluster_id: impl AsRef<str>) -> Item {
     Item::from([(CLUSTER_ID.to_owned(), string(cluster_id))])
 }

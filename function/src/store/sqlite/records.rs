@@ -54,7 +54,6 @@ pub fn load_claim(connection: &Connection, cluster_id: &str) -> Result<Option<Re
         .optional()
 }
 
-/// The record of a cluster.
 pub fn load(connection: &Connection, cluster_id: &str) -> Result<Option<Record>> {
     // Only ready clusters have members.
     let mut record = match load_claim(connection, cluster_id)? {
