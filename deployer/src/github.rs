@@ -31,7 +31,7 @@ pub fn publish<R: Display + Serialize>(
 ) -> anyhow::Result<()> {
     let written = printer.result(result);
     let mut outputs = Vec::new();
-    add_outputs("", &printer.json(result)?, &mut outputs);
+    add_outputs("", &serde_json::to_value(printer.with_origin(result))?, &mut outputs);
     write(printer, &outputs, &summary(command, outcome, &result.to_string()));
     written
 }

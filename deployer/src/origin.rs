@@ -82,11 +82,11 @@ impl Display for Origin {
     }
 }
 
-/// A result with its origin. The result itself has no field `region`.
+/// A result with its origin, if that is known. The result itself has no field `region`.
 #[derive(Debug, Serialize)]
 pub struct WithOrigin<'a, R> {
     #[serde(flatten)]
-    pub origin: &'a Origin,
+    pub origin: Option<&'a Origin>,
     #[serde(flatten)]
     pub result: &'a R,
 }
@@ -116,7 +116,7 @@ mod tests {
             "Account 1, arn:aws:iam::1:user/me, region us-east-1, environment prod"
         );
         let fields = |origin: &Origin, result| {
-            serde_json::to_value(WithOrigin { origin, result: &result }).unwrap()
+            serde_json::to_value(WithOrigin { origin: Some(origin), result: &result }).unwrap()
         };
         let expected = json!({
             "account": "1", "identity": "arn:aws:iam::1:user/me", "region": "us-east-1",

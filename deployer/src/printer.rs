@@ -13,7 +13,6 @@ pub use cbbootstrap_cli::console::HEARTBEAT;
 use cbbootstrap_cli::console::{Console, Output, error_text, style};
 use indicatif::ProgressBar;
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::{
     origin::{Origin, WithOrigin},
@@ -55,26 +54,12 @@ impl Printer {
 
     /// Prints the command's result: text, or one JSON document.
     pub fn result<R: Display + Serialize>(&self, result: &R) -> anyhow::Result<()> {
-        match self.origin.get() {
-            Some(origin) => self.console.result(&WithOrigin { origin, result }),
-            None => self.console.result(result),
-        }
+        self.console.result(&self.with_origin(result))
     }
 
-    /// The same result as JSON.
-    pub fn json<R: Serialize>(&self, result: &R) -> serde_json::Result<Value> {
-        match self.origin.get() {
-            Some(origin) => serde_json::to_value(WithOrigin { origin, result }),
-            None => serde_json::to_value(result),
-        }
-    }
-
-    /// The same result as it is printed with `--output json`.
-    pub fn document<R: Serialize>(&self, result: &R) -> serde_json::Result<String> {
-        match self.origin.get() {
-            Some(origin) => serde_json::to_string_pretty(&WithOrigin { origin, result }),
-            None => serde_json::to_string_pretty(result),
-        }
+    /// The result as it is printed.
+    pub fn with_origin<'a, R>(&'a self, result: &'a R) -> WithOrigin<'a, R> {
+        WithOrigin { origin: self.origin.get(), result }
     }
 
     pub fn message(&self, message: impl Display) {
