@@ -1,7 +1,7 @@
 //! `cluster list`: prints the clusters while it reads them, so that a large table neither fills the memory nor is lost after an error.
 
 use cbbootstrap_cli::text::escape_hidden;
-use cbbootstrap_function::store::{Row, Store};
+use cbbootstrap_function::store::{Page, Row, Store};
 use jiff::Timestamp;
 
 use super::{Entry, Operator, text::HEADER};
@@ -24,7 +24,8 @@ struct List<'p> {
     /// Also of those that are not printed yet.
     count: usize,
     last: Option<String>,
-    format: Option<Format>,
+    format: Format,
+    is_begun: bool,
 }
 
 enum Format {
@@ -94,40 +95,40 @@ impl ListJson {
 }
 
 impl<'p> List<'p> {
-    fn new(printer: &'p Printer, database: &'p Database, after: Option<&'p str>) -> Self {
-        Self { printer, database, after, waiting: Vec::new(), count: 0, last: None, format: None }
+    fn new(
+        printer: &'p Printer,
+        database: &'p Database,
+        after: Option<&'p str>,
+    ) -> anyhow::Result<Self> {
+        let format = if printer.is_json() {
+            let document = serde_json::to_string_pretty(&printer.with_origin(database))?;
+            Format::Json(ListJson::new(&document))
+        } else {
+            Format::Text(ListText::default())
+        };
+        let (waiting, count, last, is_begun) = (Vec::new(), 0, None, false);
+        Ok(Self { printer, database, after, waiting, count, last, format, is_begun })
     }
 
     /// Adds clusters, and prints them unless too few for the first part; `false` if the reader has closed the pipe.
     fn add(&mut self, rows: Vec<Row>, now: Timestamp) -> anyhow::Result<bool> {
         self.count += rows.len();
+        self.last = rows.last().map(|row| row.cluster_id.clone()).or(self.last.take());
         self.waiting.extend(rows.into_iter().map(|row| Entry::new(row, now)));
-        self.last = self.waiting.last().map(|it| it.cluster_id().to_owned()).or(self.last.take());
-        let is_begun = self.format.is_some();
-        if self.waiting.len() < (if is_begun { 1 } else { FIRST_PART }) {
+        if self.waiting.len() < (if self.is_begun { 1 } else { FIRST_PART }) {
             return Ok(true);
         }
         self.print()
     }
 
     fn print(&mut self) -> anyhow::Result<bool> {
+        self.is_begun = true;
         let entries = std::mem::take(&mut self.waiting);
-        let part = match self.format()? {
+        let part = match &mut self.format {
             Format::Text(text) => text.part(&entries),
             Format::Json(json) => json.part(&entries)?,
         };
         self.printer.part(&part)
-    }
-
-    fn format(&mut self) -> serde_json::Result<&mut Format> {
-        let format = match self.format.take() {
-            Some(format) => format,
-            None if self.printer.is_json() => {
-                Format::Json(ListJson::new(&self.printer.document(self.database)?))
-            }
-            None => Format::Text(ListText::default()),
-        };
-        Ok(self.format.insert(format))
     }
 
     /// `next` is the cluster that another list continues after.
@@ -135,11 +136,9 @@ impl<'p> List<'p> {
         if !self.waiting.is_empty() && !self.print()? {
             return Ok(());
         }
-        self.format()?;
         let end = match self.format {
-            Some(Format::Json(json)) => json.end(next)?,
-            Some(Format::Text(text)) => text.end(self.database, self.after),
-            None => String::new(),
+            Format::Text(text) => text.end(self.database, self.after),
+            Format::Json(json) => json.end(next)?,
         };
         if !end.is_empty() {
             self.printer.part(&end)?;
@@ -156,20 +155,16 @@ impl<S: Store> Operator<'_, S> {
     ) -> anyhow::Result<()> {
         let mut room = if args.all { usize::MAX } else { args.limit };
         let after = args.after.as_deref();
-        let mut list = List::new(self.printer, &self.database, after);
-        let mut step = None;
         let this = &self;
         let read = |start: Option<String>| async move {
             let page = this.store.list(start.as_deref()).await;
             page.map_err(|error| this.explain(&error).into())
         };
-        let first = self.with_origin(read(args.after.clone()));
-        let mut page = signals.or_stopped(first).await;
+        let mut page = signals.or_stopped(self.with_origin(read(args.after.clone()))).await?;
+        let mut list = List::new(self.printer, &self.database, after)?;
+        let mut step = None;
         let ended = loop {
-            let (mut rows, next) = match page {
-                Ok(page) => (page.rows, page.next),
-                Err(error) => break Err(error),
-            };
+            let Page { mut rows, next } = page;
             rows.retain(|row| args.all || !row.is_smoke_test());
             // A row more than the limit shows that there are more.
             let has_more = rows.len() > room;
@@ -181,33 +176,35 @@ impl<S: Store> Operator<'_, S> {
             let Some(next) = next.filter(|_| !has_more) else {
                 break Ok(has_more);
             };
-            if list.format.is_some() {
+            if list.is_begun {
                 let step = step.get_or_insert_with(|| self.printer.step("list"));
                 step.busy(format!("{} clusters", list.count));
             }
-            page = signals.or_stopped(read(Some(next))).await;
+            page = match signals.or_stopped(read(Some(next))).await {
+                Ok(page) => page,
+                Err(error) => break Err(error),
+            };
         };
         drop(step);
-        let shown = list.last.clone();
-        let command = shown.as_ref().map(|shown| {
+        let command = |shown: &str| {
             let which =
                 if args.all { "--all".to_owned() } else { format!("--limit={}", args.limit) };
             self.records.command("list", &[which, format!("--after={shown}")])
-        });
-        match (ended, command) {
-            (Ok(true), Some(command)) => {
-                list.end(shown.as_deref())?;
+        };
+        match (ended, list.last.clone()) {
+            (Ok(true), Some(shown)) => {
+                list.end(Some(&shown))?;
                 if !self.printer.is_json() {
-                    self.printer.message(format_args!("There are more: {command}"));
+                    self.printer.message(format_args!("There are more: {}", command(&shown)));
                 }
                 Ok(())
             }
             (Ok(_), _) => list.end(None),
             (Err(error), None) => Err(error),
-            (Err(error), Some(command)) => {
-                list.end(shown.as_deref())?;
+            (Err(error), Some(shown)) => {
+                list.end(Some(&shown))?;
                 let failure = error.downcast::<Failure>()?;
-                let rest = format!("the list continues with `{command}`");
+                let rest = format!("the list continues with `{}`", command(&shown));
                 let is_stopped = failure.exit == Exit::Stopped;
                 Err(if is_stopped { failure.hint(rest) } else { failure.also(&rest) }.into())
             }
