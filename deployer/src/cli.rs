@@ -24,10 +24,7 @@ use crate::{
     examples,
     local::LogFormat,
     package::BuildArgs,
-    settings::{
-        ConfigArgs, FunctionArgs, Place, RemovalArgs, StackOptions, TableArgs, Target, WaitArgs,
-        ids,
-    },
+    settings::{ConfigArgs, FunctionArgs, Place, StackOptions, TableArgs, Target, WaitArgs, ids},
     values::{
         ACCOUNT, Auth, BUCKET_NAME, HOST_NAME, HOSTED_ZONE, KEY_ARN, POLICY_ARN, ROLE_ARN,
         TABLE_NAME, address, domain_name, topic,
@@ -464,8 +461,17 @@ pub struct DestroyArgs {
     pub yes: bool,
     #[command(flatten)]
     pub output: OutputArgs,
+    /// Role with which CloudFormation deletes [default: that of the last change]
+    #[arg(long, value_name = "ARN", help_heading = "Stack", value_parser = ROLE_ARN.parser())]
+    pub role_arn: Option<String>,
     #[command(flatten)]
-    pub removal: RemovalArgs,
+    pub wait: WaitArgs,
+    /// DynamoDB table to delete if the stack no longer exists
+    // Its id is not `table_name`: a file or a variable must not choose what is deleted.
+    #[arg(id = "deleted_table", long = "table-name", value_name = "NAME", help_heading = "AWS", value_parser = TABLE_NAME.parser())]
+    pub table_name: Option<String>,
+    #[command(flatten)]
+    pub place: Place,
 }
 
 #[cfg(test)]

@@ -348,22 +348,6 @@ fn check_topics(topics: &[String]) -> Result<(), Failure> {
     Err(Failure::usage(format!("too many topics: {}", topics.len())).hint(hint))
 }
 
-/// What `destroy` deletes, and how.
-#[derive(Clone, Debug, Args)]
-pub struct RemovalArgs {
-    /// Role with which CloudFormation deletes [default: that of the last change]
-    #[arg(long, value_name = "ARN", help_heading = "Stack", value_parser = ROLE_ARN.parser())]
-    pub role_arn: Option<String>,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-    /// DynamoDB table to delete if the stack no longer exists
-    // Its id is not `table_name`: a file or a variable must not choose what is deleted.
-    #[arg(id = "deleted_table", long = "table-name", value_name = "NAME", help_heading = "AWS", value_parser = TABLE_NAME.parser())]
-    pub table_name: Option<String>,
-    #[command(flatten)]
-    pub place: Place,
-}
-
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "AWS")]
 pub struct TableArgs {

@@ -10,9 +10,9 @@ pub async fn run(
     printer: &Printer,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
-    let aws = signals.or_stopped(Aws::connect(&args.removal.place.access)).await?;
+    let aws = signals.or_stopped(Aws::connect(&args.place.access)).await?;
     let prepare = Removal::prepare(&aws, &args, printer);
-    let prepare = introduce(&aws, &args.removal.place, printer, prepare);
+    let prepare = introduce(&aws, &args.place, printer, prepare);
     let removal = signals.or_stopped(prepare).await?;
     printer.result(&removal.apply(signals).await?)
 }

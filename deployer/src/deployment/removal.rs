@@ -93,8 +93,8 @@ impl<'a> Removal<'a> {
         printer: &'a Printer,
     ) -> anyhow::Result<Self> {
         let (stack, waited_for) = find_idle(aws, args, printer).await?;
-        let name = &args.removal.place.stack_name;
-        let asked = args.removal.table_name.as_deref().filter(|_| args.delete_table);
+        let name = &args.place.stack_name;
+        let asked = args.table_name.as_deref().filter(|_| args.delete_table);
         // A stack that an earlier run is deleting still names its table.
         let named_by = stack.as_ref().or(waited_for.as_ref());
         let table_name = stack::table_to_delete(name, named_by, asked)?;
@@ -146,7 +146,7 @@ impl<'a> Removal<'a> {
     }
 
     async fn ask(&self) -> anyhow::Result<()> {
-        let (name, region) = (&self.args.removal.place.stack_name, &self.aws.region);
+        let (name, region) = (&self.args.place.stack_name, &self.aws.region);
         let table = self.table_name.as_deref().filter(|_| self.table.is_some());
         let parts = [
             self.stack.as_ref().map(|stack| match stack.cluster_id() {
@@ -174,7 +174,7 @@ impl<'a> Removal<'a> {
     }
 
     pub async fn apply(self, signals: &mut Signals) -> anyhow::Result<DestroyReport> {
-        let place = &self.args.removal.place;
+        let place = &self.args.place;
         if let Some(stack) = &self.stack {
             let deleted = self.delete_stack(stack, signals).await;
             deleted.map_err(|error| match &self.table {
@@ -222,23 +222,23 @@ impl<'a> Removal<'a> {
 
     /// The command that continues without the stack, which names the table.
     fn rest_command(&self, table: &str) -> String {
-        let DestroyArgs { delete_artifacts, no_backup, removal, .. } = self.args;
+        let DestroyArgs { delete_artifacts, no_backup, ref place, .. } = *self.args;
         let flags = [(delete_artifacts, " --delete-artifacts"), (no_backup, " --no-backup")];
-        let flags: String = flags.iter().filter(|(is_set, _)| **is_set).map(|it| it.1).collect();
-        let command = removal.place.command("destroy");
+        let flags: String = flags.iter().filter(|(is_set, _)| *is_set).map(|it| it.1).collect();
+        let command = place.command("destroy");
         format!("{command} --delete-table --table-name {table}{flags}")
     }
 
     async fn delete_stack(&self, stack: &Stack, signals: &mut Signals) -> anyhow::Result<()> {
-        let (client, removal) = (&self.aws.cloudformation, &self.args.removal);
+        let (client, args) = (&self.aws.cloudformation, self.args);
         let mut step = self.printer.step("stack");
         step.expect(self.resources.len());
         // `None`: someone else has deleted it.
         if let Some(watch) =
             signals.or_stopped(Watch::begin(client, &stack.id, Some(stack))).await?
         {
-            cloudformation::request_deletion(client, &stack.id, removal.role_arn.clone()).await?;
-            let follower = Follower { client, place: &removal.place, remains: None };
+            cloudformation::request_deletion(client, &stack.id, args.role_arn.clone()).await?;
+            let follower = Follower { client, place: &args.place, remains: None };
             follower.follow(Operation::Delete, watch, &mut step, signals).await?;
         }
         step.done(Operation::Delete.outcome());
@@ -258,7 +258,7 @@ impl<'a> Removal<'a> {
     /// created for this stack: another one uses it or did.
     fn continue_without_stacks(&self, denied: anyhow::Error) -> anyhow::Result<Vec<Stack>> {
         let owner = self.table.as_ref().map(|table| table.stack.as_deref());
-        if owner.is_some_and(|owner| owner != Some(&self.args.removal.place.stack_name)) {
+        if owner.is_some_and(|owner| owner != Some(&self.args.place.stack_name)) {
             return Err(denied);
         }
         let api = self.stack.as_ref().filter(|stack| stack.cluster_id().is_none());
@@ -286,7 +286,7 @@ impl<'a> Removal<'a> {
         else {
             return Ok(());
         };
-        let (place, stack_name) = (&self.args.removal.place, cluster.name().to_owned());
+        let (place, stack_name) = (&self.args.place, cluster.name().to_owned());
         let message = format!("stack `{stack_name}` uses the API of stack `{}`", place.stack_name);
         let hint = if cluster.ours {
             let place = Place { stack_name, ..place.clone() };
@@ -369,7 +369,7 @@ async fn find_idle(
     args: &DestroyArgs,
     printer: &Printer,
 ) -> anyhow::Result<(Option<Stack>, Option<Stack>)> {
-    let (place, patience) = (&args.removal.place, args.removal.wait.wait_for_stack);
+    let (place, patience) = (&args.place, args.wait.wait_for_stack);
     let follower = Follower { client: &aws.cloudformation, place, remains: None };
     let find = async || {
         let name = &place.stack_name;

@@ -189,7 +189,7 @@ fn topics_stay_unless_the_list_is_empty() {
 #[test]
 fn other_commands_read_the_file_too() {
     let destroy = |file| match parsed(&["destroy"], file) {
-        Command::Destroy(args) => args.removal,
+        Command::Destroy(args) => args,
         command => panic!("{command:?}"),
     };
     let removal = destroy(Some(FILE));
