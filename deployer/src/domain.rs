@@ -77,9 +77,8 @@ impl DnsRecord {
     /// The record of the stack's domain, unless the stack creates it.
     pub fn find(stack: &Stack) -> Option<Self> {
         let target = stack.outputs.get("DomainTarget")?.clone();
-        let has_zone = stack.parameters.get("HostedZoneId").is_some_and(|zone| !zone.is_empty());
-        let name = stack.parameters.get("DomainName").filter(|_| !has_zone)?.clone();
-        Some(Self { name, target })
+        let name = stack.parameter("DomainName")?.to_owned();
+        stack.parameter("HostedZoneId").is_none().then_some(Self { name, target })
     }
 }
 

@@ -62,7 +62,7 @@ impl LaunchReport {
         changed: bool,
         nodes: Vec<String>,
     ) -> anyhow::Result<Self> {
-        let has_tls = stack.parameters.get("Edition").is_none_or(|edition| edition == "enterprise");
+        let has_tls = stack.parameter("Edition").is_none_or(|edition| edition == "enterprise");
         let (scheme, console) = if has_tls {
             ("couchbases", "https://NODE:18091")
         } else {
@@ -203,8 +203,7 @@ fn target(args: &LaunchArgs, api: &Stack, place: Place) -> Target {
         ..StackOptions::default()
     };
     // The bucket is that of the API's stack, and stays encrypted with its key.
-    let key = api.parameters.get("KmsKeyArn").filter(|key| !key.is_empty());
-    stack.table.kms_key = key.cloned();
+    stack.table.kms_key = api.parameter("KmsKeyArn").map(str::to_owned);
     let table = TableArgs { table_name: api.table().unwrap_or_default().to_owned() };
     Target { table, place, bucket: args.bucket.clone(), stack }
 }

@@ -154,8 +154,7 @@ impl ClusterStack<'_> {
         } else if is_same_api {
             adopt.to_owned()
         } else {
-            let current =
-                before.parameters.get("ApiEndpoint").map_or("another API", String::as_str);
+            let current = before.parameter("ApiEndpoint").unwrap_or("another API");
             format!(
                 "the nodes use {current}; choose the stack of that API with `--env` or `--stack-name`, or run `cbbootstrap-agent up --adopt` with the new `--api` on a member to move the cluster"
             )
@@ -181,10 +180,10 @@ impl ClusterStack<'_> {
 
     /// Whether the nodes of this stack use the API. Without its ID, its URL decides.
     fn is_api_of(&self, before: &Stack) -> bool {
-        let id = before.parameters.get("ApiId").filter(|id| *id != ANY_API);
+        let id = before.parameter("ApiId").filter(|id| *id != ANY_API);
         match id.zip(self.api.outputs.get("ApiId")) {
             Some((current, id)) => current == id,
-            None => before.parameters.get("ApiEndpoint").is_some_and(|url| self.api.serves(url)),
+            None => before.parameter("ApiEndpoint").is_some_and(|url| self.api.serves(url)),
         }
     }
 
@@ -196,7 +195,7 @@ impl ClusterStack<'_> {
 
     fn check_network(&self, before: &Stack) -> Result<(), Failure> {
         let LaunchArgs { cluster_id: id, vpc, .. } = self.args;
-        match before.parameters.get("VpcId").filter(|current| *current != vpc) {
+        match before.parameter("VpcId").filter(|current| current != vpc) {
             None => Ok(()),
             Some(current) => Err(Failure::usage(format!("cluster `{id}` is in `{current}`"))
                 .hint(format!("pass `--vpc {current}`; a cluster cannot move to another VPC"))),
@@ -207,12 +206,12 @@ impl ClusterStack<'_> {
     fn check_processor(&self, before: &Stack) -> Result<(), Failure> {
         let other = if self.args.agent.arch == Arch::Arm64 { "x86_64" } else { "arm64" };
         let image = ARM64_DEFAULTS[0].1.replace("arm64", other);
-        if before.parameters.get("ImageId") != Some(&image) {
+        if before.parameter("ImageId") != Some(image.as_str()) {
             return Ok(());
         }
         let users = map(&self.args.parameters);
-        let gateways = users.get("SyncGatewayNodes");
-        let gateways = gateways.or_else(|| before.parameters.get("SyncGatewayNodes"));
+        let gateways = users.get("SyncGatewayNodes").map(String::as_str);
+        let gateways = gateways.or_else(|| before.parameter("SyncGatewayNodes"));
         let has_gateways = gateways.is_some_and(|count| count != "0");
         let mut needed = ARM64_DEFAULTS.map(|(name, _)| name).to_vec();
         needed.retain(|name| has_gateways || *name != GATEWAY_TYPE.0);
@@ -290,10 +289,10 @@ impl ClusterStack<'_> {
 /// The parameter for these subnets. Their order does not matter, so that of the stack stays: another one would be a change.
 fn subnets(subnets: &[String], before: Option<&Stack>) -> String {
     let desired: BTreeSet<_> = subnets.iter().map(String::as_str).collect();
-    let current = before.and_then(|stack| stack.parameters.get("SubnetIds"));
-    let is_same = |current: &&String| current.split(',').collect::<BTreeSet<_>>() == desired;
+    let current = before.and_then(|stack| stack.parameter("SubnetIds"));
+    let is_same = |current: &&str| current.split(',').collect::<BTreeSet<_>>() == desired;
     if let Some(current) = current.filter(is_same) {
-        return current.clone();
+        return current.to_owned();
     }
     let mut rest = desired;
     let subnets = subnets.iter().map(String::as_str).filter(|subnet| rest.remove(subnet));

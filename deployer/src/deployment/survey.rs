@@ -108,8 +108,7 @@ impl StackSurvey {
     /// earlier one, if a change of the key was interrupted.
     pub fn table_options(&self, target: &Target, table: Option<&Table>) -> TableSettings {
         let mut options = target.stack.table.clone();
-        let former = self.stack.as_ref().and_then(|stack| stack.parameters.get("KmsKeyArn"));
-        let was_given = former.is_some_and(|key| !key.is_empty());
+        let was_given = self.stack.as_ref().is_some_and(|it| it.parameter("KmsKeyArn").is_some());
         let has_key = table.is_some_and(|table| table.settings.kms_key.is_some());
         if options.kms_key.is_none() && was_given && has_key {
             options.kms_key = Some(String::new());

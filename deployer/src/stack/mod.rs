@@ -127,6 +127,11 @@ impl Stack {
         name_in(&self.id)
     }
 
+    /// The value of a parameter, unless it is empty.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
     /// An output that the template promises.
     pub fn output(&self, name: &str) -> Result<&str, Failure> {
         self.outputs.get(name).map(String::as_str).ok_or_else(|| {
@@ -152,8 +157,7 @@ impl Stack {
 
     /// The API's own domain name, and its endpoint by API Gateway's.
     pub fn domain(&self) -> Option<(&str, &str)> {
-        let domain = self.parameters.get("DomainName").filter(|name| !name.is_empty())?;
-        Some((domain, self.outputs.get("DefaultEndpoint")?))
+        Some((self.parameter("DomainName")?, self.outputs.get("DefaultEndpoint")?))
     }
 
     /// Whether its API has this URL.
@@ -166,19 +170,17 @@ impl Stack {
 
     /// The API's table. A template with fixed values, such as one that CDK includes, has no parameter, but keeps the output.
     pub fn table(&self) -> Option<&str> {
-        let table = self.parameters.get("TableName").or_else(|| self.outputs.get("TableName"));
-        table.map(String::as_str)
+        self.parameter("TableName").or(self.outputs.get("TableName").map(String::as_str))
     }
 
     /// The Couchbase cluster, if it is the stack of one.
     pub fn cluster_id(&self) -> Option<&str> {
-        self.parameters.get("ClusterId").map(String::as_str)
+        self.parameter("ClusterId")
     }
 
     /// The S3 key of the function's zip, or of the agent's archive.
     pub fn artifact_key(&self) -> Option<&str> {
-        let key = self.parameters.get("ArtifactKey").or_else(|| self.parameters.get("AgentKey"));
-        key.map(String::as_str)
+        self.parameter("ArtifactKey").or_else(|| self.parameter("AgentKey"))
     }
 
     /// The values of the parameters and outputs of these names. Another tool may have created the stack: CDK gives the template another
