@@ -43,6 +43,11 @@ impl Failure {
         Self::new(message).exit(Exit::Refused)
     }
 
+    /// Someone must decide what to do with the stack or the record.
+    pub fn needs_decision(message: impl Into<String>) -> Self {
+        Self::new(message).exit(Exit::NeedsDecision)
+    }
+
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

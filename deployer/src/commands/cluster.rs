@@ -272,11 +272,10 @@ impl<S: Store> Operator<'_, S> {
         if let (Err(Error::Refused(Refusal::LastNode)), Some(node)) = (&forgotten, node) {
             let forget = self.records.command_for("forget", cluster_id);
             let message = format!("`{node}` is the last member of cluster `{id}`");
-            return Err(Failure::new(message)
+            return Err(Failure::needs_decision(message)
                 .hint(format!(
                     "run `cbbootstrap-agent up` on another member first, or `{forget}` if the cluster no longer exists"
                 ))
-                .exit(Exit::NeedsDecision)
                 .into());
         }
         result.forgotten = forgotten.map_err(|error| self.explain(&error))?;

@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use crate::{
     aws::{Aws, explain},
     cli::LaunchArgs,
-    exit::Exit,
     failure::Failure,
     settings::{Place, RecordsArgs, TableArgs, map},
     stack::{Stack, StackAction},
@@ -100,20 +99,19 @@ impl ClusterStack<'_> {
         // A stack whose first change set was not executed has no parameters.
         let stack = stack.filter(|stack| !stack.parameters.is_empty());
         if stack.is_some_and(|stack| stack.cluster_id() != Some(id)) {
-            return Err(Failure::new(format!("stack `{name}` does not belong to cluster `{id}`"))
-                .hint("choose another name with `--cluster-stack`")
-                .exit(Exit::NeedsDecision));
+            return Err(Failure::needs_decision(format!(
+                "stack `{name}` does not belong to cluster `{id}`"
+            ))
+            .hint("choose another name with `--cluster-stack`"));
         }
         // The new nodes have another secret than the record.
         if action.creates() && matches!(known, Known::Claimed | Known::Begun { .. }) {
             let message =
                 format!("the API has a record of cluster `{id}`, but stack `{name}` has no nodes");
             let forget = self.forget_command();
-            return Err(Failure::new(message)
-                .hint(format!(
-                    "if the cluster's nodes are gone, run `{forget}`; otherwise choose another ID"
-                ))
-                .exit(Exit::NeedsDecision));
+            return Err(Failure::needs_decision(message).hint(format!(
+                "if the cluster's nodes are gone, run `{forget}`; otherwise choose another ID"
+            )));
         }
         let Some(before) = stack.filter(|_| !action.creates()) else {
             return Ok(());
@@ -159,7 +157,7 @@ impl ClusterStack<'_> {
                 "the nodes use {current}; choose the stack of that API with `--env` or `--stack-name`, or run `cbbootstrap-agent up --adopt` with the new `--api` on a member to move the cluster"
             )
         };
-        Err(Failure::new(message).hint(hint).exit(Exit::NeedsDecision))
+        Err(Failure::needs_decision(message).hint(hint))
     }
 
     /// The warning that [`Self::check`] could not use the record.

@@ -58,7 +58,7 @@ fn check<'s>(
     let stack = survey.stack.as_ref().ok_or_else(missing)?;
     if survey.updatable().is_none() {
         let message = format!("stack `{name}` is in {}; its code cannot be replaced", stack.status);
-        return Err(Failure::new(message).exit(Exit::NeedsDecision));
+        return Err(Failure::needs_decision(message));
     }
     let changes = |(parameter, desired): &&(&str, String)| {
         stack.parameters.get(*parameter).is_some_and(|current| current != desired)

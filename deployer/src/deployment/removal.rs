@@ -294,7 +294,7 @@ impl<'a> Removal<'a> {
         } else {
             format!("delete stack `{stack_name}` first, with the tool that created it")
         };
-        Err(Failure::new(message).hint(hint).exit(Exit::NeedsDecision))
+        Err(Failure::needs_decision(message).hint(hint))
     }
 
     /// Refuses if another stack of the region uses what is to be deleted. Returns whether another one uses the bucket.

@@ -12,7 +12,6 @@ use uuid::Uuid;
 use super::steps::Step;
 use crate::{
     causes::causes,
-    exit::Exit,
     failure::Failure,
     network::{self, Network, Sender},
 };
@@ -23,9 +22,8 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// The endpoint as a base for paths.
 pub fn parse_endpoint(text: &str) -> Result<String, Failure> {
     values::url_of_host(text).map_err(|rule| {
-        Failure::new(format!("the endpoint is not a URL: {rule}"))
+        Failure::usage(format!("the endpoint is not a URL: {rule}"))
             .hint("`cbbootstrap status` prints the endpoint of a deployment")
-            .exit(Exit::Usage)
     })
 }
 

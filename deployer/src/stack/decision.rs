@@ -72,11 +72,10 @@ pub fn next_action(name: &str, stack: Option<&Stack>) -> Result<StackAction, Fai
         S::UpdateRollbackFailed => Ok(StackAction::ContinueRollback),
         S::UpdateFailed => Ok(StackAction::RollBack),
         _ if stack.is_busy() => Ok(StackAction::Wait),
-        status => Err(Failure::new(format!(
+        status => Err(Failure::needs_decision(format!(
             "cannot deploy stack `{name}` in status {status}"
         ))
-        .hint("see its events in the CloudFormation console, or choose another name with `--stack-name`")
-        .exit(Exit::NeedsDecision)),
+        .hint("see its events in the CloudFormation console, or choose another name with `--stack-name`")),
     }
 }
 
@@ -85,11 +84,10 @@ pub fn check_api(name: &str, stack: Option<&Stack>) -> Result<(), Failure> {
     let Some(cluster) = stack.and_then(Stack::cluster_id) else {
         return Ok(());
     };
-    Err(Failure::new(format!(
+    Err(Failure::needs_decision(format!(
         "stack `{name}` belongs to Couchbase cluster `{cluster}`, not to an API"
     ))
-    .hint("choose another name with `--stack-name`; `cbbootstrap launch` changes a cluster")
-    .exit(Exit::NeedsDecision))
+    .hint("choose another name with `--stack-name`; `cbbootstrap launch` changes a cluster"))
 }
 
 /// Whether there is nothing to change in the stack. `template` is the one that it was deployed with. The function's code is not

@@ -208,9 +208,8 @@ impl Stack {
         if self.ours {
             return Ok(());
         }
-        Err(Failure::new(format!("stack `{name}` was not created by cbbootstrap"))
-            .hint("choose another name with `--stack-name`")
-            .exit(Exit::NeedsDecision))
+        Err(Failure::needs_decision(format!("stack `{name}` was not created by cbbootstrap"))
+            .hint("choose another name with `--stack-name`"))
     }
 
     pub fn check_unprotected(&self, name: &str) -> Result<(), Failure> {
@@ -229,9 +228,8 @@ impl Stack {
             "update-termination-protection --no-enable-termination-protection",
             &self.id,
         );
-        Err(Failure::new(format!("stack `{name}` is protected against deletion"))
-            .hint(format!("`{disable}` disables it{deploy}"))
-            .exit(Exit::NeedsDecision))
+        Err(Failure::needs_decision(format!("stack `{name}` is protected against deletion"))
+            .hint(format!("`{disable}` disables it{deploy}")))
     }
 }
 
@@ -287,11 +285,10 @@ pub fn table_to_delete(
 ) -> Result<Option<String>, Failure> {
     let own = stack.and_then(Stack::table);
     match (own, asked) {
-        (Some(own), Some(asked)) if own != asked => Err(Failure::new(format!(
+        (Some(own), Some(asked)) if own != asked => Err(Failure::usage(format!(
             "stack `{name}` keeps its clusters in table `{own}`, not in `{asked}`"
         ))
-        .hint("omit `--table-name`")
-        .exit(Exit::Usage)),
+        .hint("omit `--table-name`")),
         _ => Ok(own.or(asked).map(str::to_owned)),
     }
 }
@@ -306,9 +303,8 @@ pub fn check_unused<'s>(
         return Ok(());
     };
     let name = user.name();
-    Err(Failure::new(format!("{thing} is used by stack `{name}`"))
-        .hint(format!("{keep}, or delete stack `{name}` first"))
-        .exit(Exit::NeedsDecision))
+    Err(Failure::needs_decision(format!("{thing} is used by stack `{name}`"))
+        .hint(format!("{keep}, or delete stack `{name}` first")))
 }
 
 /// The first of these stacks that is a cluster whose nodes call the API of this one.

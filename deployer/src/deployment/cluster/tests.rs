@@ -4,6 +4,7 @@ use cbbootstrap_protocol::rules::{Member, Record};
 use super::*;
 use crate::{
     commands::launch::{HAS_OPTION, tests::args},
+    exit::Exit,
     stack::tests::stack,
     template::{self, CLUSTER_TEMPLATE},
 };
