@@ -244,42 +244,36 @@ impl ClusterStack<'_> {
         let Self { args, api, defaults, .. } = self;
         let is_arm64 = args.agent.arch == Arch::Arm64;
         let for_arch = ARM64_DEFAULTS.into_iter().filter(|_| is_arm64);
-        let set = [
-            ("ApiEndpoint", api.output("Endpoint")?.to_owned()),
-            ("ApiAuthorizationType", api.auth().authorization_type().to_owned()),
-            ("ApiId", api.outputs.get("ApiId").map_or(ANY_API, String::as_str).to_owned()),
-            ("ClusterId", args.cluster_id.clone()),
-            ("AgentBucket", bucket),
-            ("AgentKey", key),
-            ("VpcId", args.vpc.clone()),
-            ("SubnetIds", subnets(&args.subnets, before)),
-        ];
-        // Our own bucket is encrypted as the API's stack wants it; the key of another one is known to the user only.
-        let key_of_api = || api.parameters.get("KmsKeyArn").cloned().unwrap_or_default();
-        let agent_key = args.bucket.is_none().then(|| ("AgentKmsKeyArn", key_of_api()));
-        let nodes = args.nodes.map(|nodes| ("NodeCount", nodes.to_string()));
         // A stack without Sync Gateway may have changed its processor since it got this value.
         let other_gateway = if is_arm64 { defaults.get(GATEWAY_TYPE.0) } else { None };
         let other_gateway = other_gateway.map_or(GATEWAY_TYPE.1, String::as_str);
-        let before = before.map(|stack| stack.parameters.clone()).unwrap_or_default();
-        let parameters = defaults
-            .clone()
-            .into_iter()
-            .chain(for_arch.map(|(name, value)| (name.to_owned(), value.to_owned())))
-            .chain(before.into_iter().filter(|(name, value)| {
-                // An ID is not the value of an SSM parameter's name.
-                defaults.contains_key(name)
-                    && !value.starts_with("ami-")
-                    && (name.as_str(), value.as_str()) != (GATEWAY_TYPE.0, other_gateway)
-            }))
-            .chain(map(&args.parameters))
-            .chain(
-                set.into_iter()
-                    .chain(agent_key)
-                    .chain(nodes)
-                    .map(|(name, value)| (name.to_owned(), value)),
-            )
-            .collect();
+        let stays = |(name, value): &(&String, &String)| {
+            // An ID is not the value of an SSM parameter's name.
+            defaults.contains_key(*name)
+                && !value.starts_with("ami-")
+                && (name.as_str(), value.as_str()) != (GATEWAY_TYPE.0, other_gateway)
+        };
+        let current = before.iter().flat_map(|stack| &stack.parameters).filter(stays);
+        let mut parameters = defaults.clone();
+        parameters.extend(for_arch.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        parameters.extend(current.map(|(name, value)| (name.clone(), value.clone())));
+        parameters.extend(map(&args.parameters));
+        let mut set = |name: &str, value: String| drop(parameters.insert(name.to_owned(), value));
+        set("ApiEndpoint", api.output("Endpoint")?.to_owned());
+        set("ApiAuthorizationType", api.auth().authorization_type().to_owned());
+        set("ApiId", api.outputs.get("ApiId").map_or(ANY_API, String::as_str).to_owned());
+        set("ClusterId", args.cluster_id.clone());
+        set("AgentBucket", bucket);
+        set("AgentKey", key);
+        set("VpcId", args.vpc.clone());
+        set("SubnetIds", subnets(&args.subnets, before));
+        // Our own bucket is encrypted as the API's stack wants it; the key of another one is known to the user only.
+        if args.bucket.is_none() {
+            set("AgentKmsKeyArn", api.parameter("KmsKeyArn").unwrap_or_default().to_owned());
+        }
+        if let Some(nodes) = args.nodes {
+            set("NodeCount", nodes.to_string());
+        }
         Ok(parameters)
     }
 }
