@@ -35,8 +35,6 @@ pub struct Report {
     pub passed: bool,
     /// In the order in which they are declared.
     pub steps: Vec<StepResult>,
-    #[serde(skip)]
-    pub cluster_ids: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,11 +81,6 @@ impl Report {
         Err(Failure::new(message).hint(hint).exit(Exit::SmokeFailed))
     }
 
-    /// Deletes the test's records, if the caller may. Otherwise, listings hide them, and they expire an hour after their lease.
-    pub async fn delete_records(&self, store: &impl Store) {
-        let _ = store.delete_smoke_test(&self.cluster_ids).await;
-    }
-
     /// The failed steps, a line for each.
     pub fn failures(&self) -> impl Iterator<Item = String> {
         let failed = self.steps.iter().filter(|step| !step.passed);
@@ -116,12 +109,14 @@ impl Display for Report {
     }
 }
 
-/// Tests the endpoint, with signed requests if there is a signer. A `fresh` endpoint gets time to appear.
+/// Tests the endpoint, with signed requests if there is a signer. A `fresh` endpoint gets time to appear. `store` is that of the endpoint,
+/// if it is known.
 pub async fn test(
     network: &Network,
     endpoint: &str,
     signer: Option<Signer>,
     fresh: bool,
+    store: Option<&impl Store>,
 ) -> anyhow::Result<Report> {
     let auth = if signer.is_some() { Auth::Iam } else { Auth::None };
     let tester = Arc::new(Tester {
@@ -145,9 +140,12 @@ pub async fn test(
             break;
         }
     }
+    if let Some(store) = store {
+        // If the caller may not do that, listings hide the records, and they expire an hour after their lease.
+        let _ = store.delete_smoke_test(&clusters.ids()).await;
+    }
     let passed = steps.iter().all(|step| step.passed);
-    let cluster_ids = clusters.ids();
-    Ok(Report { endpoint: endpoint.to_owned(), auth, passed, steps, cluster_ids })
+    Ok(Report { endpoint: endpoint.to_owned(), auth, passed, steps })
 }
 
 struct Tester {
@@ -199,6 +197,7 @@ impl Tester {
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
 
+    use cbbootstrap_function::store::dynamodb::DynamoDb;
     use cbbootstrap_protocol::rules::CLOCK_SKEW;
 
     use super::{steps::LEASE_SECONDS, *};
@@ -232,7 +231,6 @@ mod tests {
                     passed: false,
                     milliseconds: 1.0,
                 }],
-                cluster_ids: Vec::new(),
             };
             let actual = report.verdict().unwrap_err().hint.unwrap();
             assert!(actual.contains(hint), "{auth:?}, {saw}: {actual}");
@@ -246,7 +244,7 @@ mod tests {
         drop(listener);
         let endpoint = format!("http://nobody.localhost:{port}");
         let network = Network::direct(None).unwrap();
-        let report = test(&network, &endpoint, None, false).await.unwrap();
+        let report = test(&network, &endpoint, None, false, None::<&DynamoDb>).await.unwrap();
         assert!(!report.passed && report.steps.len() == 1, "{report}");
         let failure = report.verdict().unwrap_err();
         assert_eq!(failure.exit, Exit::SmokeFailed);

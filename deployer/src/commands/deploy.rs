@@ -151,8 +151,7 @@ pub(super) async fn run_smoke(
 ) -> anyhow::Result<smoke::Report> {
     let mut step = printer.step("smoke");
     step.note(format!("testing {endpoint}"));
-    let report = smoke::test(network, endpoint, signer, is_fresh).await?;
-    report.delete_records(store).await;
+    let report = smoke::test(network, endpoint, signer, is_fresh, Some(store)).await?;
     for failure in report.failures() {
         step.line(failure);
     }
@@ -189,7 +188,6 @@ mod tests {
                 auth: Auth::None,
                 passed: false,
                 steps: vec![failed],
-                cluster_ids: Vec::new(),
             }),
             seconds: BTreeMap::new(),
         };

@@ -16,7 +16,7 @@ use crate::{
 /// Tests the given endpoint, or that of the stack.
 pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
     let access = &args.stack.access;
-    let (aws, table, network, endpoint, signer, is_fresh) = if let Some(url) = args.url {
+    let (aws, store, network, endpoint, signer, is_fresh) = if let Some(url) = args.url {
         let endpoint = smoke::parse_endpoint(&url)?;
         // Only a signature needs a region and credentials.
         match args.endpoint_auth {
@@ -35,17 +35,11 @@ pub async fn run(args: SmokeArgs, printer: &Printer) -> anyhow::Result<()> {
         })?;
         let endpoint = testable_endpoint(&stack, printer).await?;
         let signer = aws.signer(stack.auth()).await?;
-        let (network, table) = (aws.network.clone(), stack.output("TableName")?.to_owned());
+        let (network, store) = (aws.network.clone(), aws.store(stack.output("TableName")?));
         let is_fresh = stack.is_fresh(Timestamp::now());
-        (Some(aws), Some(table), network, endpoint, signer, is_fresh)
+        (Some(aws), Some(store), network, endpoint, signer, is_fresh)
     };
-    let test = async {
-        let report = smoke::test(&network, &endpoint, signer, is_fresh).await?;
-        if let Some((aws, table)) = aws.as_ref().zip(table) {
-            report.delete_records(&aws.store(&table)).await;
-        }
-        anyhow::Ok(report)
-    };
+    let test = smoke::test(&network, &endpoint, signer, is_fresh, store.as_ref());
     let report = match &aws {
         Some(aws) => origin::add(aws, &args.stack.config, printer, test).await?,
         None => test.await?,
