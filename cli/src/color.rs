@@ -54,10 +54,9 @@ pub fn highlight(text: &str) -> String {
 }
 
 fn highlight_line(line: &str) -> String {
-    let mut words = line.split_inclusive([' ', '\n']);
     let mut is_first = true;
     let mut painted = String::with_capacity(line.len());
-    for part in words.by_ref() {
+    for part in line.split_inclusive([' ', '\n']) {
         let word = part.trim_end();
         match style(word, is_first) {
             Some(style) => painted.extend([paint(style, word).as_str(), &part[word.len()..]]),
@@ -69,15 +68,14 @@ fn highlight_line(line: &str) -> String {
 }
 
 fn style(word: &str, is_first: bool) -> Option<Style> {
-    if is_first {
-        let is_label = word.ends_with(':') && word.starts_with(char::is_uppercase);
-        let known = FIRST_WORDS.iter().find(|(first, _)| *first == word);
-        return known
-            .map(|(_, style)| *style)
-            .or_else(|| is_label.then(|| Style::new().bold()))
-            .or_else(|| stack_status(word));
+    let known = FIRST_WORDS.iter().find(|(first, _)| is_first && *first == word);
+    match known {
+        Some((_, style)) => Some(*style),
+        None if is_first && word.ends_with(':') && word.starts_with(char::is_uppercase) => {
+            Some(Style::new().bold())
+        }
+        None => stack_status(word),
     }
-    stack_status(word)
 }
 
 fn stack_status(word: &str) -> Option<Style> {
