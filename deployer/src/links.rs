@@ -5,24 +5,23 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::permissions::partition;
 
 /// A page of the AWS console; `None` in a partition whose console has no known address.
-fn console(region: &str, page: &str) -> Option<String> {
+fn console(region: &str, service: &str, view: &str) -> Option<String> {
     let host = match partition(region) {
         "aws" => "console.aws.amazon.com",
         "aws-us-gov" => "console.amazonaws-us-gov.com",
         "aws-cn" => "console.amazonaws.cn",
         _ => return None,
     };
-    let (service, view) = page.split_once('#')?;
     Some(format!("https://{region}.{host}/{service}/home?region={region}#{view}"))
 }
 
 pub fn stack(region: &str, stack_id: &str) -> Option<String> {
     let id = utf8_percent_encode(stack_id, NON_ALPHANUMERIC);
-    console(region, &format!("cloudformation#/stacks/stackinfo?stackId={id}"))
+    console(region, "cloudformation", &format!("/stacks/stackinfo?stackId={id}"))
 }
 
 pub fn dashboard(region: &str, name: &str) -> Option<String> {
-    console(region, &format!("cloudwatch#dashboards/dashboard/{name}"))
+    console(region, "cloudwatch", &format!("dashboards/dashboard/{name}"))
 }
 
 #[cfg(test)]
