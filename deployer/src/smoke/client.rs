@@ -13,7 +13,7 @@ use super::steps::Step;
 use crate::{
     causes::causes,
     failure::Failure,
-    network::{self, Network, Sender},
+    network::{Network, Sender},
 };
 
 /// The most that one request may take; a cold start takes well under a second.
@@ -79,7 +79,9 @@ impl Client {
         let request = builder.body(body.clone().unwrap_or_default());
         let request = request.map_err(|error| error.to_string())?;
         let answer = self.sender.send(request).await;
-        Ok(Answer::of(&answer.map_err(|error| format!("no answer ({})", causes(&*error)))?))
+        let answer = answer.map_err(|error| format!("no answer ({})", causes(&*error)))?;
+        let is_problem = answer.content_type.starts_with("application/problem+json");
+        Ok(Answer::new(answer.status, is_problem, &answer.text))
     }
 }
 
@@ -93,10 +95,6 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn of(network::Answer { status, content_type, text }: &network::Answer) -> Self {
-        Self::new(*status, content_type.starts_with("application/problem+json"), text)
-    }
-
     fn new(status: u16, is_problem: bool, text: &str) -> Self {
         let body: Value = serde_json::from_str(text).unwrap_or_default();
         let code = body["code"].as_str();
