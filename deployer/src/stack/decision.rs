@@ -50,12 +50,9 @@ impl StackAction {
 
 /// How to deploy over this stack, or why that is not possible.
 pub fn next_action(name: &str, stack: Option<&Stack>) -> Result<StackAction, Failure> {
-    let Some(stack) = stack else {
+    let Some(stack) = stack.filter(|stack| stack.status != S::DeleteComplete) else {
         return Ok(StackAction::Create);
     };
-    if stack.status == S::DeleteComplete {
-        return Ok(StackAction::Create);
-    }
     stack.check_ours(name)?;
     match &stack.status {
         // It has only a change set that was not executed.
