@@ -123,7 +123,7 @@ async fn plan(
         tokio::try_join!(artifact, Survey::read(deployment))
     })
     .await?;
-    let desired = deployment.desired_stack(&survey.stack, &survey.bucket, &artifact)?;
+    let desired = deployment.desired_stack(&survey, &artifact)?;
     let first = survey.stack.action.preparation();
     if let (StackAction::Wait, Some(stack)) = (survey.stack.action, &survey.stack.stack) {
         return Err(deployment.follower().busy(stack).into());
@@ -153,6 +153,7 @@ fn report(
     desired: &DesiredStack,
     changes: Option<Vec<Change>>,
 ) -> PlanReport {
+    let (table_options, risks) = (survey.table_options(target), survey.risks(target));
     let Survey { bucket, table, stack: survey } = survey;
     let key = bucket.key(&artifact);
     let is_protected = survey.stack.as_ref().is_some_and(|stack| stack.protected);
@@ -170,7 +171,7 @@ fn report(
         ..PlanReport::default()
     };
     if let Some(table) = table
-        && let Some(settings) = table.new_settings(&survey.table_options(target, Some(table)))
+        && let Some(settings) = table.new_settings(&table_options)
     {
         report.table = value_changes(&table.settings.values(), &settings.values());
     }
@@ -187,7 +188,6 @@ fn report(
         report.parameters = value_changes(&before.parameters, &desired.parameters);
         report.tags = value_changes(&before.tags, &desired.all_tags());
     }
-    let risks = survey.risks(target, table.as_ref());
     report.losses.extend(risks.iter().map(Risk::effect));
     report
 }

@@ -22,7 +22,7 @@ pub use survey::{StackSurvey, Survey};
 pub use watch::Watch;
 
 use crate::{
-    aws::{Aws, cloudformation::UpdateMode, s3::Bucket},
+    aws::{Aws, cloudformation::UpdateMode},
     exit::Exit,
     failure::Failure,
     package::{ArtifactSource, artifact::Artifact},
@@ -133,18 +133,18 @@ impl<'a> Deployment<'a> {
     /// The stack that the user wants, with this artifact. That of a Couchbase cluster depends on the one that exists.
     pub fn desired_stack(
         self,
-        survey: &StackSurvey,
-        bucket: &Bucket,
+        survey: &Survey,
         artifact: &Artifact,
     ) -> anyhow::Result<DesiredStack> {
         let Self { target, cluster, .. } = self;
-        let (bucket, key) = (bucket.name.clone(), bucket.key(artifact));
+        let (bucket, key) = (survey.bucket.name.clone(), survey.bucket.key(artifact));
         let (template, parameters) = match cluster {
             None => {
                 (TEMPLATE, target.parameters(&StoredCode { bucket, key, arch: artifact.arch })?)
             }
             Some(cluster) => {
-                let before = survey.stack.as_ref().filter(|_| !survey.action.creates());
+                let StackSurvey { stack, action, .. } = &survey.stack;
+                let before = stack.as_ref().filter(|_| !action.creates());
                 (CLUSTER_TEMPLATE, cluster.parameters(before, bucket, key)?)
             }
         };

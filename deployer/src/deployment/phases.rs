@@ -6,7 +6,7 @@ use super::{Applied, ClusterStack, Deployment, Follower, StackSurvey, Survey, Wa
 use crate::{
     aws::{
         cloudformation::{self, ChangeSet},
-        dynamodb::{self, Table, TableChange, TableSettings},
+        dynamodb::{self, TableChange, TableSettings},
         s3::Bucket,
     },
     exit::Exit,
@@ -21,20 +21,18 @@ use crate::{
 /// A deployment whose artifact is built.
 pub struct Preparation<'a> {
     deployment: Deployment<'a>,
-    bucket: Bucket,
     artifact: Artifact,
-    /// The API's table as the round found it.
-    table: Option<Table>,
     desired: DesiredStack,
     /// Whether the table or the bucket had to be created or changed.
     has_changed_storage: bool,
-    survey: StackSurvey,
+    /// As the round found it.
+    survey: Survey,
     consents: Consents,
 }
 
 /// What the user has confirmed, so that no question is asked twice.
 #[derive(Default)]
-pub(super) struct Consents {
+struct Consents {
     risks: Vec<Risk>,
     wait: bool,
 }
@@ -57,20 +55,19 @@ impl<'a> Preparation<'a> {
         let Deployment { cluster, printer, .. } = deployment;
         let (artifact, survey) = tokio::join!(artifact, Survey::read(deployment));
         // An error on this machine comes first.
-        let (artifact, Survey { bucket, table, stack: survey }) = (artifact?, survey?);
-        if let Some(warning) = cluster.and_then(|it| it.warning(survey.action, &survey.known)) {
+        let (artifact, survey) = (artifact?, survey?);
+        let StackSurvey { action, known, .. } = &survey.stack;
+        if let Some(warning) = cluster.and_then(|cluster| cluster.warning(*action, known)) {
             printer.message(warning);
         }
         let mut consents = Consents::default();
-        deployment.ask(&survey, table.as_ref(), &mut consents).await?;
+        deployment.ask(&survey, &mut consents).await?;
         let artifact = build(artifact, printer).await?;
 
         Ok(Self {
             deployment,
-            desired: deployment.desired_stack(&survey, &bucket, &artifact)?,
-            bucket,
+            desired: deployment.desired_stack(&survey, &artifact)?,
             artifact,
-            table,
             has_changed_storage: false,
             survey,
             consents,
@@ -103,22 +100,21 @@ impl<'a> Preparation<'a> {
         let deployment = self.deployment;
         if round > 0 {
             // Somebody else may have changed the stack or deleted the table since the last round.
-            (self.survey, self.table) =
+            (self.survey.stack, self.survey.table) =
                 tokio::try_join!(StackSurvey::read(deployment), Survey::find_table(deployment))?;
-            let (survey, table) = (&self.survey, self.table.as_ref());
-            self.desired = deployment.desired_stack(survey, &self.bucket, &self.artifact)?;
-            deployment.ask(survey, table, &mut self.consents).await?;
+            self.desired = deployment.desired_stack(&self.survey, &self.artifact)?;
+            deployment.ask(&self.survey, &mut self.consents).await?;
         }
         let table_options = self.table_options();
+        let Survey { bucket, table, stack: survey } = &self.survey;
         // An existing table is changed after the questions.
-        let changes_table =
-            self.table.as_ref().is_some_and(|table| table.is_changed_by(&table_options));
+        let changes_table = table.as_ref().is_some_and(|table| table.is_changed_by(&table_options));
         let up_to_date = self.up_to_date().cloned();
-        let needs_change_set = up_to_date.is_none() && self.survey.action.reaches_goal();
+        let needs_change_set = up_to_date.is_none() && survey.action.reaches_goal();
         let table =
             async { anyhow::Ok(!changes_table && self.ensure_table(&table_options).await?) };
         let bucket = async {
-            let is_new = round == 0 && deployment.create_bucket(&self.bucket).await?;
+            let is_new = round == 0 && deployment.create_bucket(bucket).await?;
             if needs_change_set {
                 self.upload().await?;
             }
@@ -132,7 +128,7 @@ impl<'a> Preparation<'a> {
         deployment.printer.print_all_but_first(errors);
         self.has_changed_storage |= table? | bucket?;
         let draft = draft?;
-        let next = match (self.survey.action, &self.survey.stack, up_to_date) {
+        let next = match (survey.action, &survey.stack, up_to_date) {
             (_, _, Some(stack)) => Next::Nothing(stack),
             (StackAction::Create | StackAction::Update, ..) => self.confirm_change(draft).await?,
             (StackAction::Wait, Some(stack), _) => {
@@ -155,15 +151,14 @@ impl<'a> Preparation<'a> {
     /// The stack, if no change set is needed to know that it is up to date. A cluster's stack needs one: only a change set reads the
     /// SSM parameter of the newest image again.
     fn up_to_date(&self) -> Option<&Stack> {
-        self.survey.up_to_date(&self.desired).filter(|_| self.deployment.cluster.is_none())
+        self.survey.stack.up_to_date(&self.desired).filter(|_| self.deployment.cluster.is_none())
     }
 
     /// The options for the table before the stack's change. A key for an existing table waits for it: the role of an older template may
     /// not use the key.
     fn table_options(&self) -> TableSettings {
-        let table = self.table.as_ref();
-        let mut options = self.survey.table_options(self.deployment.target, table);
-        if table.is_some() {
+        let mut options = self.survey.table_options(self.deployment.target);
+        if self.survey.table.is_some() {
             options.kms_key = options.kms_key.filter(String::is_empty);
         }
         options
@@ -177,20 +172,21 @@ impl<'a> Preparation<'a> {
         let Deployment { aws, target, printer, .. } = self.deployment;
         let step = printer.step("table");
         let (name, tags) = (&target.table.table_name, target.table_tags());
-        let change =
-            dynamodb::ensure(&aws.dynamodb, name, self.table.clone(), options, tags).await?;
+        let table = self.survey.table.clone();
+        let change = dynamodb::ensure(&aws.dynamodb, name, table, options, tags).await?;
         step.done(format_args!("`{name}` {change}"));
         Ok(change != TableChange::Unchanged)
     }
 
     async fn upload(&self) -> anyhow::Result<()> {
-        let Self { deployment: Deployment { printer, target, .. }, bucket, artifact, .. } = self;
+        let Self { deployment: Deployment { printer, target, .. }, survey, artifact, .. } = self;
+        let Survey { bucket, stack: survey, .. } = survey;
         let step = printer.step("upload");
         let kms_key = target.stack.table.kms_key.as_deref();
         // A new bucket is protected already. Only a protected bucket has the artifact, so an interrupted run is repaired.
         if bucket.exists {
             // Another deployment may delete an artifact that no stack names before CloudFormation reads it. A new upload makes it the newest.
-            let is_named = self.survey.artifact_key() == Some(&bucket.key(artifact));
+            let is_named = survey.artifact_key() == Some(&bucket.key(artifact));
             if is_named && bucket.holds(artifact, kms_key).await? {
                 step.done("the bucket has it already");
                 return Ok(());
@@ -215,7 +211,7 @@ impl<'a> Preparation<'a> {
         if update_mode.express {
             step.line("express: completes before the resources are ready");
         }
-        let before = self.survey.updatable();
+        let before = self.survey.stack.updatable();
         let change_set = open_change_set.insert(ChangeSet::new(client, &self.desired.name, before));
         let stack_id = change_set.request(&self.desired, update_mode, before).await?;
         let (draft, watch) = match before {
@@ -242,7 +238,7 @@ impl<'a> Preparation<'a> {
         draft: Option<(Vec<Change>, Watch, Step)>,
     ) -> anyhow::Result<Next> {
         let Deployment { aws, yes, printer, .. } = self.deployment;
-        let before = self.survey.updatable();
+        let before = self.survey.stack.updatable();
         let Some((changes, watch, mut step)) = draft else {
             let stack =
                 cloudformation::find_changed(&aws.cloudformation, &self.desired.name).await?;
@@ -285,8 +281,9 @@ impl<'a> Preparation<'a> {
     ) -> anyhow::Result<bool> {
         let operation = match open_change_set {
             Some(change_set) => {
-                change_set.execute(self.survey.updatable()).await?;
-                self.survey.updatable().map_or(Operation::Create, |_| Operation::Update)
+                let before = self.survey.stack.updatable();
+                change_set.execute(before).await?;
+                before.map_or(Operation::Create, |_| Operation::Update)
             }
             None => self.recover(&mut step).await?,
         };
@@ -300,13 +297,13 @@ impl<'a> Preparation<'a> {
 
     /// Brings the stack into a state in which it can be deployed.
     async fn recover(&self, step: &mut Step) -> anyhow::Result<Operation> {
-        let (Some(stack), name) = (&self.survey.stack, &self.desired.name) else {
+        let (Some(stack), name) = (&self.survey.stack.stack, &self.desired.name) else {
             return Err(stack::overtaken(&self.desired.name).into());
         };
         let (client, role_arn) =
             (&self.deployment.aws.cloudformation, self.desired.role_arn.clone());
         let status = &stack.status;
-        let recovers = match self.survey.action {
+        let recovers = match self.survey.stack.action {
             StackAction::ContinueRollback => "continuing the rollback",
             StackAction::RollBack => "rolling back first",
             _ => {
@@ -323,7 +320,7 @@ impl<'a> Preparation<'a> {
 
 impl Deployment<'_> {
     /// Creates the bucket if it is missing. Returns whether that was necessary.
-    pub(super) async fn create_bucket(self, bucket: &Bucket) -> anyhow::Result<bool> {
+    async fn create_bucket(self, bucket: &Bucket) -> anyhow::Result<bool> {
         if bucket.exists {
             return Ok(false);
         }
@@ -335,21 +332,16 @@ impl Deployment<'_> {
     }
 
     /// Asks for each confirmation that is needed and not yet given.
-    pub(super) async fn ask(
-        self,
-        survey: &StackSurvey,
-        table: Option<&Table>,
-        consents: &mut Consents,
-    ) -> anyhow::Result<()> {
+    async fn ask(self, survey: &Survey, consents: &mut Consents) -> anyhow::Result<()> {
         let Self { target, yes, printer, .. } = self;
-        let stack = survey.stack.as_ref();
-        for risk in survey.risks(target, table) {
+        let StackSurvey { stack, action, .. } = &survey.stack;
+        for risk in survey.risks(target) {
             if !consents.risks.contains(&risk) {
                 confirm(&risk.question(&target.place.stack_name), yes, printer).await?;
                 consents.risks.push(risk);
             }
         }
-        if let (StackAction::Wait, Some(stack), false) = (survey.action, stack, consents.wait) {
+        if let (StackAction::Wait, Some(stack), false) = (action, stack, consents.wait) {
             self.follower().check_patience(stack, self.wait_for_stack, yes, printer).await?;
             consents.wait = true;
         }

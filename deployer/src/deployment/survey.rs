@@ -56,6 +56,32 @@ impl Survey {
         table.iter().try_for_each(Table::check_replicas)?;
         Ok(table)
     }
+
+    /// What the user must confirm before the deployment.
+    pub fn risks(&self, target: &Target) -> Vec<Risk> {
+        let owner = self.table.as_ref().and_then(|table| table.stack.as_deref());
+        let Target { place, table, stack, .. } = target;
+        let (name, before, action) =
+            (&place.stack_name, self.stack.stack.as_ref(), self.stack.action);
+        let (is_signed, is_public) = (stack.auth == Auth::Iam, stack.is_public());
+        let mut risks =
+            stack::risks(name, before, action, &table.table_name, owner, is_signed, is_public);
+        risks.extend(stack::lost_domain(before, stack.domain.endpoint().as_deref()));
+        risks
+    }
+
+    /// The options for the table. If the stack was deployed with a key and it is omitted now, the table's key is removed. That may be an
+    /// earlier one, if a change of the key was interrupted.
+    pub fn table_options(&self, target: &Target) -> TableSettings {
+        let mut options = target.stack.table.clone();
+        let before = self.stack.stack.as_ref();
+        let was_given = before.is_some_and(|stack| stack.parameter("KmsKeyArn").is_some());
+        let has_key = self.table.as_ref().is_some_and(|table| table.settings.kms_key.is_some());
+        if options.kms_key.is_none() && was_given && has_key {
+            options.kms_key = Some(String::new());
+        }
+        options
+    }
 }
 
 impl StackSurvey {
@@ -90,30 +116,6 @@ impl StackSurvey {
             function_sha256 = function.and_then(|function| function.sha256);
         }
         Ok(Self { stack, template: None, function_sha256, action, known })
-    }
-
-    /// What the user must confirm before the deployment. `table` is the target's table, if it exists.
-    pub fn risks(&self, target: &Target, table: Option<&Table>) -> Vec<Risk> {
-        let owner = table.and_then(|table| table.stack.as_deref());
-        let Target { place, table, stack, .. } = target;
-        let (name, before) = (&place.stack_name, self.stack.as_ref());
-        let (is_signed, is_public) = (stack.auth == Auth::Iam, stack.is_public());
-        let mut risks =
-            stack::risks(name, before, self.action, &table.table_name, owner, is_signed, is_public);
-        risks.extend(stack::lost_domain(before, stack.domain.endpoint().as_deref()));
-        risks
-    }
-
-    /// The options for the table. If the stack was deployed with a key and it is omitted now, the table's key is removed. That may be an
-    /// earlier one, if a change of the key was interrupted.
-    pub fn table_options(&self, target: &Target, table: Option<&Table>) -> TableSettings {
-        let mut options = target.stack.table.clone();
-        let was_given = self.stack.as_ref().is_some_and(|it| it.parameter("KmsKeyArn").is_some());
-        let has_key = table.is_some_and(|table| table.settings.kms_key.is_some());
-        if options.kms_key.is_none() && was_given && has_key {
-            options.kms_key = Some(String::new());
-        }
-        options
     }
 
     /// The stack, if at most its function's code has to change.

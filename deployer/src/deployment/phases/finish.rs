@@ -1,6 +1,6 @@
 //! The steps that follow the stack's change: its table, its code, its protection, and old artifacts.
 
-use super::{super::DeployedStack, Applied, Deployment, Preparation};
+use super::{super::DeployedStack, Applied, Deployment, Preparation, Survey};
 use crate::{
     aws::{
         cloudformation,
@@ -36,7 +36,7 @@ impl Preparation<'_> {
                 | has_changed_protection,
             sha256: self.artifact.sha256.clone(),
             version: None,
-            members: self.survey.known.into_members(),
+            members: self.survey.stack.known.into_members(),
         })
     }
 
@@ -62,9 +62,10 @@ impl Preparation<'_> {
 
     /// Deletes old artifacts. It only warns, because the deployment itself has succeeded.
     async fn prune(&self) {
-        let key = self.bucket.key(&self.artifact);
-        let named: Vec<_> = self.survey.artifact_key().into_iter().chain([key.as_str()]).collect();
-        if let Err(error) = self.bucket.prune(&named).await {
+        let Survey { bucket, stack: survey, .. } = &self.survey;
+        let key = bucket.key(&self.artifact);
+        let named: Vec<_> = survey.artifact_key().into_iter().chain([key.as_str()]).collect();
+        if let Err(error) = bucket.prune(&named).await {
             let warning = "warning: cannot delete old artifacts";
             self.deployment.printer.message(format_args!("{warning}: {error:#}"));
         }
@@ -104,7 +105,8 @@ impl Preparation<'_> {
     /// Restores code that was replaced outside the stack. Returns whether that was necessary.
     async fn restore_code(&self, stack: &Stack, stack_changed: bool) -> anyhow::Result<bool> {
         let Self { deployment: Deployment { aws, printer, .. }, survey, artifact, .. } = self;
-        let key = self.bucket.key(artifact);
+        let Survey { bucket, stack: survey, .. } = survey;
+        let key = bucket.key(artifact);
         // CloudFormation updates the code only if the stack names another artifact than before.
         if stack_changed && (survey.artifact_key() != Some(&key) || survey.has_code(artifact)) {
             return Ok(false);
