@@ -300,14 +300,12 @@ impl<S: Store> Operator<'_, S> {
 
     async fn find(&self, cluster_id: &str) -> Result<Row, Failure> {
         let row = find(&self.store, cluster_id).await.map_err(|error| self.explain(&error))?;
-        row.ok_or_else(|| self.not_found(cluster_id))
-    }
-
-    fn not_found(&self, cluster_id: &str) -> Failure {
-        let (id, database) = (escape_hidden(cluster_id), &self.database);
-        let list = self.records.command("list", &[]);
-        Failure::new(format!("there is no cluster `{id}` in {database}"))
-            .hint(format!("`{list}` lists the clusters"))
+        row.ok_or_else(|| {
+            let (id, database) = (escape_hidden(cluster_id), &self.database);
+            let list = self.records.command("list", &[]);
+            Failure::new(format!("there is no cluster `{id}` in {database}"))
+                .hint(format!("`{list}` lists the clusters"))
+        })
     }
 
     fn explain(&self, error: &Error) -> Failure {

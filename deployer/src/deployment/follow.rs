@@ -106,13 +106,9 @@ impl Follower<'_> {
         }
     }
 
-    fn status_command(self) -> String {
-        self.place.command("status --wait")
-    }
-
     /// How to learn the end of a change that this run no longer follows, and to finish what follows it, as a hint.
     fn continuation(self, operation: Operation, cancellation: Cancellation) -> String {
-        let status = self.status_command();
+        let status = self.place.command("status --wait");
         match (operation, cancellation) {
             // `status` fails once the stack is gone.
             (Operation::Delete, _) => "run the same command again to continue".to_owned(),
@@ -193,7 +189,7 @@ impl Follower<'_> {
     /// The refusal to touch a stack that someone else is changing.
     pub fn busy(self, stack: &Stack) -> Failure {
         let (name, status) = (&self.place.stack_name, &stack.status);
-        let command = self.status_command();
+        let command = self.place.command("status --wait");
         Failure::new(format!("another deployment is changing stack `{name}` ({status})"))
             .hint(format!("`{command}` shows its progress; then run the same command again"))
             .exit(Exit::Busy)

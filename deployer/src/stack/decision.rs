@@ -294,10 +294,6 @@ pub fn verdict(
     events: &[StackEvent],
 ) -> Result<(), Failure> {
     let name = name_in(stack_id);
-    let cancelled = |state| {
-        let message = format!("cancelled by Ctrl-C: stack `{name}` was {state}");
-        Err(Failure::new(message).exit(Exit::Stopped))
-    };
     if operation.succeeds_in(status) {
         return match cancellation {
             Cancellation::None => Ok(()),
@@ -308,7 +304,8 @@ pub fn verdict(
     }
     match (operation.reverse(), cancellation) {
         (Some(reverse), Cancellation::Accepted) if reverse.succeeds_in(status) => {
-            cancelled(reverse.outcome())
+            let message = format!("cancelled by Ctrl-C: stack `{name}` was {}", reverse.outcome());
+            Err(Failure::new(message).exit(Exit::Stopped))
         }
         _ if operation == Operation::Rollback => Err(failed(name, status, events)
             .hint(format!(
