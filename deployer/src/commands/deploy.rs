@@ -17,7 +17,6 @@ use crate::{
     network::Network,
     origin::introduce,
     printer::Printer,
-    settings::Target,
     signals::Signals,
     smoke,
     values::Auth,
@@ -77,11 +76,10 @@ impl DeployReport {
 }
 
 pub async fn run(args: DeployArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<()> {
-    let target = &args.target;
-    target.check()?;
-    let deployed = deploy(&args, target, printer, signals).await;
+    args.target.check()?;
+    let deployed = deploy(&args, printer, signals).await;
     let deployed = deployed.inspect_err(|error| {
-        github::write_failure(printer, "deploy", &target.place.stack_name, error);
+        github::write_failure(printer, "deploy", &args.target.place.stack_name, error);
     })?;
     let written = publish(printer, "deploy", deployed.outcome(), &deployed);
     deployed.smoke.as_ref().map_or(Ok(()), smoke::Report::verdict)?;
@@ -90,10 +88,10 @@ pub async fn run(args: DeployArgs, printer: &Printer, signals: &mut Signals) -> 
 
 async fn deploy(
     args: &DeployArgs,
-    target: &Target,
     printer: &Printer,
     signals: &mut Signals,
 ) -> anyhow::Result<DeployReport> {
+    let target = &args.target;
     let aws = signals.or_stopped(target.connect()).await?;
     let function = args.function.source();
     let deployment = Deployment {

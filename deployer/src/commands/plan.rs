@@ -98,13 +98,12 @@ impl Display for PlanReport {
 
 /// Shows the changes. Nothing is uploaded, and the change set is removed.
 pub async fn run(args: PlanArgs, printer: &Printer, signals: &mut Signals) -> anyhow::Result<Exit> {
-    let target = &args.target;
-    target.check()?;
+    args.target.check()?;
     let mut change_set = None;
-    let planned = signals.or_stopped(plan(&args, target, &mut change_set, printer)).await;
+    let planned = signals.or_stopped(plan(&args, &mut change_set, printer)).await;
     let planned = discard_after(planned, change_set, printer).await;
     let planned = planned.inspect_err(|error| {
-        github::write_failure(printer, "plan", &target.place.stack_name, error);
+        github::write_failure(printer, "plan", &args.target.place.stack_name, error);
     })?;
     publish(printer, "plan", &planned.outcome(), &planned)?;
     Ok(if planned.changed && args.exit_code { Exit::WouldChange } else { Exit::Done })
@@ -112,10 +111,10 @@ pub async fn run(args: PlanArgs, printer: &Printer, signals: &mut Signals) -> an
 
 async fn plan(
     args: &PlanArgs,
-    target: &Target,
     change_set: &mut Option<ChangeSet>,
     printer: &Printer,
 ) -> anyhow::Result<PlanReport> {
+    let target = &args.target;
     let aws = target.connect().await?;
     let deployment = Deployment::new(&aws, target, printer);
     let artifact = async { build(args.function.source().await?, printer).await };
