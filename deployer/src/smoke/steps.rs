@@ -21,6 +21,8 @@ const YOU_ARE_FIRST: &str = "200, node-1.smoke.invalid, you are the first";
 const JOIN_FIRST: &str = "200, node-1.smoke.invalid, join it";
 const SECOND_IS_FIRST: &str = "200, node-2.smoke.invalid, you are the first";
 const INVALID: &str = "400, invalid_field";
+const NOT_READY: &str = "409, initial_node_not_ready";
+const STALE: &str = "409, stale_generation";
 /// The second where the deployment requires a token.
 const NO_TOKEN: &str = "403, forbidden or 401, secret_required";
 
@@ -81,18 +83,8 @@ impl Clusters {
                 post("first node asks again", "/cluster", &first_claim, YOU_ARE_FIRST),
                 get("status", &format!("/cluster/{first}"), YOU_ARE_FIRST),
                 post("status by POST", status, &second_node, JOIN_FIRST),
-                post(
-                    "second node is ready too early",
-                    ready,
-                    &second_node,
-                    "409, initial_node_not_ready",
-                ),
-                post(
-                    "ready of another generation",
-                    ready,
-                    &second_generation,
-                    "409, stale_generation",
-                ),
+                post("second node is ready too early", ready, &second_node, NOT_READY),
+                post("ready of another generation", ready, &second_generation, STALE),
             ],
             vec![
                 post("first node gives up", "/cluster/leave", &first_node, YOU_ARE_FIRST),
