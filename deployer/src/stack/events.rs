@@ -154,12 +154,8 @@ pub fn root_cause(events: &[StackEvent]) -> Option<&StackEvent> {
 /// The error for a failed change of a stack.
 pub fn failed(name: &str, status: &StackStatus, events: &[StackEvent]) -> Failure {
     let cause = root_cause(events);
-    let failure = match cause {
-        Some(event) => {
-            Failure::new(format!("stack `{name}` ended in {status}: {event} ({})", event.kind))
-        }
-        None => Failure::new(format!("stack `{name}` ended in {status}")),
-    };
+    let event = cause.map(|event| format!(": {event} ({})", event.kind)).unwrap_or_default();
+    let failure = Failure::new(format!("stack `{name}` ended in {status}{event}"));
     let state = match status {
         S::UpdateRollbackComplete => "the stack is as it was before",
         S::RollbackComplete | S::CreateFailed | S::RollbackFailed => {
