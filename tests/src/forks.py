@@ -3,7 +3,7 @@
 The first line of a connection is null for boto3, or the environment of a MiniStack. The answer is the process's ID. The process ends
 with its connection, and this program with its standard input."""
 
-import functools, gc, json, os, select, shutil, signal, socket, sys, tempfile, threading, time, traceback
+import functools, gc, json, os, select, shutil, signal, socket, sys, tempfile, time, traceback
 
 import boto3, botocore.config, botocore.exceptions, botocore.session
 import docker, h11, hypercorn.asyncio, hypercorn.protocol, jsonata, yaml
@@ -23,10 +23,10 @@ def answer(connection):
     for line in connection:
         try:
             stand_in, expression = json.loads(line)
-            reply = {'value': eval(expression)}
+            reply = json.dumps({'value': eval(expression)}, default=str)
         except Exception:
-            reply = {'error': traceback.format_exc()}
-        print(json.dumps(reply, default=str), file=connection, flush=True)
+            reply = json.dumps({'error': traceback.format_exc()})
+        print(reply, file=connection, flush=True)
 
 
 @functools.cache
@@ -51,9 +51,10 @@ def tried(call):
         return type(error).__name__
 
 
-def run_ministack(connection, environment):
+def run_ministack(environment):
     os.environ.update(environment)
-    threading.Thread(target=end_with, args=[connection], daemon=True).start()
+    # Not the parent's.
+    tempfile.tempdir = None
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
         os.dup2(nothing, standard)
@@ -62,9 +63,10 @@ def run_ministack(connection, environment):
     main()
 
 
-def end_with(connection):
+def end_group_with(connection, directory):
+    """Also ends functions whose MiniStack has died."""
     connection.read()
-    shutil.rmtree(os.environ['TMPDIR'], ignore_errors=True)
+    shutil.rmtree(directory, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
 
 
@@ -87,11 +89,13 @@ def begin(connection):
     lines = connection.makefile('rw', encoding='utf-8')
     connection.close()
     environment = json.loads(lines.readline())
+    if environment and os.fork() != 0:
+        end_group_with(lines, environment['TMPDIR'])
     print(os.getpid(), file=lines, flush=True)
-    if environment is None:
-        answer(lines)
+    if environment:
+        run_ministack(environment)
     else:
-        run_ministack(lines, environment)
+        answer(lines)
 
 
 def serve(directory):
@@ -104,8 +108,11 @@ def serve(directory):
         connection, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
-            begin(connection)
-            os._exit(0)
+            # Whatever happens, the child must not go on as the parent.
+            try:
+                begin(connection)
+            finally:
+                os._exit(0)
         connection.close()
 
 
