@@ -269,6 +269,21 @@ Parameters:
         }
     }
 
+    /// Without parameters, only the outputs show `destroy` what a stack uses.
+    #[test]
+    fn outputs_show_what_a_stack_uses() {
+        for (template, names) in [
+            (TEMPLATE, &["TableName", "ArtifactBucket", "ArtifactKey"]),
+            (CLUSTER_TEMPLATE, &["ApiEndpoint", "AgentBucket", "AgentKey"]),
+        ] {
+            let template: serde_yaml::Value = serde_yaml::from_str(template).unwrap();
+            for name in names {
+                let output = serde_yaml::to_string(&template["Outputs"][name]["Value"]).unwrap();
+                assert_eq!(output.trim(), format!("!Ref {name}"));
+            }
+        }
+    }
+
     #[test]
     fn valid_parameters_are_accepted() {
         for (name, value) in [

@@ -168,23 +168,28 @@ impl Stack {
         endpoints.any(|it| it.trim_end_matches('/') == url.trim_end_matches('/'))
     }
 
-    /// The API's table. A template with fixed values, such as one that CDK includes, has no parameter, but keeps the output.
+    /// The value of the parameter or else of the output. A template with fixed values, such as one that CDK includes, has no
+    /// parameters, but keeps the outputs.
+    fn value(&self, name: &str) -> Option<&str> {
+        self.parameter(name).or_else(|| self.outputs.get(name).map(String::as_str))
+    }
+
+    /// The API's table.
     pub fn table(&self) -> Option<&str> {
-        self.parameter("TableName").or(self.outputs.get("TableName").map(String::as_str))
+        self.value("TableName")
     }
 
     /// The Couchbase cluster, if it is the stack of one.
     pub fn cluster_id(&self) -> Option<&str> {
-        self.parameter("ClusterId")
+        self.value("ClusterId")
     }
 
     /// The S3 key of the function's zip, or of the agent's archive.
     pub fn artifact_key(&self) -> Option<&str> {
-        self.parameter("ArtifactKey").or_else(|| self.parameter("AgentKey"))
+        self.value("ArtifactKey").or_else(|| self.value("AgentKey"))
     }
 
-    /// The values of the parameters and outputs of these names. Another tool may have created the stack: CDK gives the template another
-    /// description, and may replace parameters by fixed values.
+    /// The values of the parameters and outputs of these names.
     fn values(&self, names: &[&str]) -> impl Iterator<Item = &String> {
         let values = self.parameters.iter().chain(&self.outputs);
         values.filter(|(name, _)| names.contains(&name.as_str())).map(|(_, value)| value)
