@@ -61,6 +61,8 @@ impl Departing {
 
     /// Fails the node over gracefully. Returns what to wait for.
     pub(super) fn fail_over(&mut self, server: &Server, otp: &str, printer: &Printer) -> String {
+        // A rebalance that was to move its data away did not begin, or has failed.
+        self.state.is_leaving = false;
         match server.fail_over_gracefully(otp) {
             Ok(()) => {
                 printer.step("failover: the replicas of this node's data become active");
