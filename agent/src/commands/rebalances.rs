@@ -100,8 +100,11 @@ pub(super) fn start(
         }
         // The list of nodes may have changed, or another rebalance may be about to begin.
         Err(error) => {
-            let has_answered = !matches!(error, CallError::Unreachable(_) | CallError::Failing(_));
             let why = format!("the rebalance cannot begin yet: {error}");
+            let has_answered = !matches!(error, CallError::Unreachable(_) | CallError::Failing(_));
+            if !has_answered {
+                memory.kept.removed.extend(removed.iter().cloned());
+            }
             return (has_answered.then_some(false), why);
         }
     };

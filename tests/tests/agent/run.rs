@@ -549,14 +549,22 @@ fn node_that_leaves_for_its_group_goes_on_after_a_spot_interruption() {
 /// Only the run whose rebalance removes a dead node knows that.
 #[test]
 fn dead_node_that_a_departure_removes_is_reported_however_it_ends() {
-    for (fails_first, is_withdrawn, is_terminated) in
-        [(true, false, false), (false, true, false), (false, true, true)]
-    {
+    for (fails_first, is_lost, is_withdrawn, is_terminated) in [
+        (true, false, false, false),
+        (false, false, true, false),
+        (false, false, true, true),
+        (false, true, false, false),
+        (false, true, true, false),
+    ] {
         let (servers, agents, instance, mut residents) = with_instance(&[]);
         drop(residents.remove(1));
         servers[1].kill();
         call(&servers[0], "/controller/failOver", &[("otpNode", &otp(&servers[1]))]);
         servers.fail_rebalances(usize::from(fails_first));
+        servers.on_request(move |seen| match seen.path.as_str() {
+            "/controller/rebalance" if is_lost => Then::Lose,
+            _ => Then::Handle,
+        });
         servers.rebalance_takes(seconds(if is_withdrawn { 4 } else { 1 }));
         interrupt(&instance, "terminate", seconds(120));
         wait_until("the dead node is out", || membership(&servers, 1).is_none());
