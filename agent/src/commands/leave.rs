@@ -20,7 +20,7 @@ use crate::{
     http::CallError,
     printer::Printer,
     record::ClusterRecord,
-    server::{Membership, NodeInfo, Server, View},
+    server::{Health, Membership, NodeInfo, Server, View},
     settings::{self, Here},
 };
 
@@ -273,7 +273,12 @@ impl Leaving {
 
     /// Couchbase Server refuses a rebalance after which no node, or none with the data service, would be left. Added nodes stay.
     fn check_is_not_last(&self, this: &NodeInfo, view: &View) -> Result<(), Failure> {
-        let stays = |node: &&NodeInfo| !node.is_failed_over();
+        let stays = |node: &&NodeInfo| match node.membership {
+            Membership::Active => true,
+            // Otherwise it would be removed first.
+            Membership::Added => node.health != Health::Unhealthy || view.is_rebalancing,
+            Membership::FailedOver => false,
+        };
         let is_active = this.membership == Membership::Active;
         let mut others = view.others().filter(stays).peekable();
         let (why, hint) = if others.peek().is_none() {
@@ -364,7 +369,7 @@ mod tests {
     use cbbootstrap_protocol::names::Uuid;
 
     use super::*;
-    use crate::server::{Health, Recovery};
+    use crate::server::Recovery;
 
     const ME: &str = "10.0.0.1";
     const OTHER: &str = "10.0.0.2";

@@ -399,7 +399,7 @@ fn spot_interruption_moves_little_data_away() {
 }
 
 /// Adds a blank node to the first one's cluster, as people do.
-fn add(servers: &Servers, index: usize) {
+pub fn add(servers: &Servers, index: usize) {
     let host = format!("https://{}", servers[index].address());
     let form = [("hostname", host.as_str()), ("user", ""), ("password", ""), ("services", "kv")];
     call(&servers[0], "/controller/addNode", &form);

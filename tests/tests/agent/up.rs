@@ -646,6 +646,23 @@ fn the_last_node_does_not_leave() {
     assert_eq!(servers.clusters().len(), 2);
 }
 
+/// It would not stay either.
+#[test]
+fn a_node_does_not_leave_to_an_added_one_that_is_down() {
+    let (servers, agents) = scene(2);
+    agents.up(&servers[0], &[]).document();
+    let body = json!({"cluster_id": "demo", "node_ip_addr_or_hostname": "127.99.99.99"});
+    let ready = http::post(&agents.api, "/cluster/ready", &body.to_string()).unwrap();
+    assert_eq!(ready.status, 200, "{ready:?}");
+    crate::run::add(&servers, 1);
+    servers[1].kill();
+    let is_down = || servers.clusters()[0].nodes.iter().any(|node| !node.is_healthy);
+    process::wait_until("the added node is down", is_down);
+    let leave = agents.run(&servers[0], &["leave", "--timeout", "5s"]);
+    leave.failed(5, "the cluster's last active node");
+    assert_eq!(servers.clusters()[0].nodes.len(), 2, "{leave}");
+}
+
 /// A server that starts late, hangs, or fails for a while is waited for.
 #[test]
 fn a_server_that_is_not_well_is_waited_for() {
