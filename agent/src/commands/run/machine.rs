@@ -27,6 +27,8 @@ pub(super) struct Machine {
     tries: u32,
     exists: bool,
     notice: Option<Notice>,
+    /// When the announced Spot interruption comes at the latest.
+    spot_end: Option<Instant>,
 }
 
 impl Machine {
@@ -51,7 +53,23 @@ impl Machine {
                 Err(_) => self.session = None,
             }
         }
+        self.count_down(Instant::now());
         self.notice.clone()
+    }
+
+    /// By a wrong clock, or while the service fails, the two minutes would not pass.
+    fn count_down(&mut self, now: Instant) {
+        self.spot_end = match &mut self.notice {
+            Some(Notice::ScaleIn(Some(ending)) | Notice::Ending(ending))
+                if ending.cause == Cause::SpotInterruption =>
+            {
+                let latest = now + ending.time_left;
+                let end = self.spot_end.map_or(latest, |known| known.min(latest));
+                ending.time_left = end.saturating_duration_since(now);
+                Some(end)
+            }
+            _ => None,
+        };
     }
 }
 
@@ -119,6 +137,43 @@ fn until(time: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spot_interruption_comes_closer_even_by_a_wrong_clock() {
+        let (mut machine, since) = (Machine::default(), Instant::now());
+        let spot = |seconds| Ending {
+            cause: Cause::SpotInterruption,
+            time_left: Duration::from_secs(seconds),
+            comes_back: false,
+        };
+        let retirement = Ending { cause: Cause::Retirement, ..spot(7200) };
+        for (second, notice, time_left) in [
+            (0, Some(Notice::Ending(spot(120))), Some(120)),
+            (50, Some(Notice::Ending(spot(120))), Some(70)),
+            (60, Some(Notice::ScaleIn(Some(spot(120)))), Some(60)),
+            (70, Some(Notice::Ending(spot(40))), Some(40)),
+            (80, Some(Notice::Ending(spot(40))), Some(30)),
+            (130, Some(Notice::Ending(spot(120))), Some(0)),
+            (140, None, None),
+            (150, Some(Notice::Ending(spot(120))), Some(120)),
+            (160, Some(Notice::Ending(retirement.clone())), Some(7200)),
+            // It was put off.
+            (170, Some(Notice::Ending(retirement)), Some(7200)),
+            (180, Some(Notice::ScaleIn(None)), None),
+        ] {
+            machine.notice = notice;
+            machine.count_down(since + Duration::from_secs(second));
+            let ending = machine.notice.as_ref().and_then(Notice::ending);
+            assert_eq!(ending.map(|ending| ending.time_left.as_secs()), time_left, "{second} s");
+        }
+        machine.notice = Some(Notice::Ending(spot(120)));
+        for (second, time_left) in [(200, 120), (230, 90)] {
+            // The service fails, and the notice stays.
+            machine.count_down(since + Duration::from_secs(second));
+            let ending = machine.notice.as_ref().and_then(Notice::ending).unwrap();
+            assert_eq!(ending.time_left.as_secs(), time_left);
+        }
+    }
 
     #[test]
     fn announcements_of_aws_are_read() {
