@@ -68,6 +68,8 @@ pub(super) struct Leaving {
     /// The record's generation, where it is known.
     pub(super) generation: Option<u64>,
     pub(super) is_on_its_way: bool,
+    /// Whether the API, the cluster or the node's name was another one when that began: the report needs a check.
+    pub(super) was_other: bool,
     /// Whether this run has started the rebalance that is under way.
     is_own_rebalance: bool,
 }
@@ -136,7 +138,7 @@ impl Leaving {
                 record.and_then(|it| it.other_name(&identity.node, &self.server_name).cloned());
             identity.node = other.unwrap_or(identity.node);
         }
-        if !self.is_on_its_way {
+        if !self.is_on_its_way || self.was_other {
             check_name(here, &identity)?;
         }
         match here.api.leave(&identity, self.generation) {

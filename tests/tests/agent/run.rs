@@ -295,6 +295,37 @@ fn reload_in_the_middle_of_a_departure_changes_nothing() {
     assert!(servers[2].is_blank());
 }
 
+/// A server that is reset may refuse the password before it is blank.
+#[test]
+fn departure_goes_on_after_a_reload_with_another_name_of_the_api() {
+    let (servers, agents) = scene(3);
+    let file = agents.user.home.path().join("agent.yaml");
+    let path = file.display().to_string();
+    let (agents, front, _) = with_failing_api(agents, 503);
+    let other = front.url.replace("127.0.0.1", "localhost");
+    write_private(&file, format!("api: {}\n", front.url));
+    let agents = agents.without("CBBOOTSTRAP_API");
+    let options = ["--config", &path];
+    let (servers, agents, instance, residents) = join_with_instance(servers, agents, &options);
+    servers.rebalance_takes(seconds(60));
+    instance.terminate();
+    wait_until("the rebalance", || servers.clusters()[0].is_rebalancing);
+    let checks = || front.requests().iter().filter(|it| it.path == "/cluster/get_status").count();
+    let before = checks();
+    write_private(&file, format!("api: {other}\n"));
+    residents[2].signal("HUP");
+    residents[2].wait_for("reload: the options were read again");
+    wait_until("it asks the API about this node", || checks() > before);
+    servers.on_request(|seen| if seen.node == 2 { Then::Answer(401) } else { Then::Handle });
+    residents[2].wait_for("refuses this user name and password");
+    servers.end_rebalances();
+    servers.on_request(|_| Then::Handle);
+    wait_until("the hook is completed", || instance.is_complete());
+    let log = residents[2].log();
+    assert!(!log.contains("nothing was changed"), "{log}");
+    assert_eq!(agents.record()["nodes"].as_array().unwrap().len(), 2);
+}
+
 /// A machine's metadata service may be silent when the agent starts.
 #[test]
 fn silent_metadata_service_is_tried_again_soon() {

@@ -104,7 +104,7 @@ impl Life<'_> {
             {
                 // What the node has begun must not be reported to another cluster, or of another node, without a check.
                 let leaving = &mut self.departing.leaving;
-                (leaving.is_on_its_way, leaving.generation) = (false, None);
+                (leaving.was_other, leaving.generation) = (true, None);
                 self.up.state.memory.kept.removed.clear();
             }
         }
