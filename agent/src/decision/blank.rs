@@ -53,6 +53,9 @@ pub(super) fn blank(
     if record.is_initial && goal.adopt {
         return Action::Stop(StopReason::OwnClaim);
     }
+    if has_expired && goal.adopt {
+        return Action::Stop(StopReason::NothingToAdopt);
+    }
     if record.is_initial {
         return begin(goal, record, memory, now);
     }

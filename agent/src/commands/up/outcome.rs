@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use cbbootstrap_cli::{failure::Failure, text::shell_argument};
-use cbbootstrap_protocol::names::Uuid;
+use cbbootstrap_protocol::{names::Uuid, wire::State};
 use serde::Serialize;
 
 use super::{Run, count_nodes};
@@ -95,6 +95,12 @@ impl Run<'_> {
     pub(super) fn explain(&self, reason: &StopReason) -> Failure {
         let (node, id) = (self.node(), self.here.api.cluster_id.as_str());
         let untouched = "nothing on this server was changed";
+        let forget = format!(
+            "stop the agents of nodes that are in no cluster, run `cbbootstrap cluster forget {}`, then this command on a member of the cluster",
+            shell_argument(id)
+        );
+        let is_only_claimed =
+            |it: &ClusterRecord| it.state == State::Claimed && it.cluster_uuid.is_none();
         let (why, hint) = match reason {
             StopReason::OtherCredentials => (
                 format!("the server belongs to a cluster with another user name or password; {untouched}"),
@@ -110,11 +116,12 @@ impl Run<'_> {
             ),
             StopReason::OwnClaim => (
                 format!("this node has claimed `{id}`, so `--adopt` can register no cluster; {untouched}"),
-                &*format!("stop the agents of nodes that are in no cluster, run `cbbootstrap cluster forget {}`, then this command on a member of the cluster", shell_argument(id)),
+                &*forget,
             ),
             StopReason::OtherCluster { own, recorded } => (
                 format!("the server belongs to the cluster {own}, but `{id}` is {recorded}; {untouched}"),
-                RESET,
+                // A blank node was quicker than the operator.
+                if self.goal.adopt && self.record().is_some_and(is_only_claimed) { &forget } else { RESET },
             ),
             StopReason::OldCopy(member) => (
                 format!("`{member}` is a member of the same cluster and does not list this server, which is an old copy of a member, such as a restored snapshot; {untouched}"),

@@ -172,7 +172,7 @@ proptest! {
             }
             Action::GiveUpClaim(node) => prop_assert_eq!(memory.inspections.get(&node), Some(&Inspection::Provisioned)),
             Action::Wait(_) | Action::Stop(StopReason::Lost { .. } | StopReason::NoTrust | StopReason::Occupied(_)) => {}
-            Action::Stop(StopReason::OwnClaim) => prop_assert!(goal.adopt),
+            Action::Stop(StopReason::OwnClaim | StopReason::NothingToAdopt) => prop_assert!(goal.adopt),
             other => prop_assert!(false, "{other:?}"),
         }
     }
