@@ -217,17 +217,14 @@ impl Leaving {
     ) -> Result<(), Interrupt> {
         let node = &here.identity.node;
         let this = view.this();
-        let can_leave = this.is_some_and(|this| self.check_is_not_last(this, view).is_ok());
         let untouched = self.untouched();
         let record = match here.api.status(Some(node)) {
             Ok(Some(record)) => record,
             Ok(None) => return Ok(()),
             Err(error) if !self.is_by_hand => {
-                if can_leave {
-                    printer.warning(format_args!(
-                        "this node leaves, although the API does not confirm its membership: {error}"
-                    ));
-                }
+                printer.warning_once(format_args!(
+                    "this node leaves if it can, although the API does not confirm its membership: {error}"
+                ));
                 return Ok(());
             }
             Err(ApiError::Temporary(_)) if !self.has_other_name(here) => return Ok(()),
@@ -258,17 +255,21 @@ impl Leaving {
                 "the API knows this server as `{recorded}`, which would stay in its list if `{node}` left{untouched}"
             ))
             .hint(format!("pass the name with which `up` ran on this node: `--node {recorded}`")),
-            _ if is_only_member && can_leave && ending.is_some_and(is_urgent) => {
-                printer.warning_once(format_args!(
-                    "this node leaves, although it is the only member of `{id}` that the API knows, apart from failed-over ones: no node can join before you run `cbbootstrap-agent up` on another member"
-                ));
-                return Ok(());
+            _ if !is_only_member => return Ok(()),
+            _ => {
+                // Then a report of another member would not help.
+                this.map_or(Ok(()), |this| self.check_is_not_last(this, view))?;
+                if ending.is_some_and(is_urgent) {
+                    printer.warning_once(format_args!(
+                        "this node leaves if it can, although it is the only member of `{id}` that the API knows, apart from failed-over ones: afterwards, no node can join before you run `cbbootstrap-agent up` on another member"
+                    ));
+                    return Ok(());
+                }
+                Failure::refused(format!(
+                    "this is the only member of `{id}` that the API knows, apart from failed-over ones, so no node could join without it{untouched}"
+                ))
+                .hint("run `cbbootstrap-agent up` on another member, and then this command again")
             }
-            _ if is_only_member => Failure::refused(format!(
-                "this is the only member of `{id}` that the API knows, apart from failed-over ones, so no node could join without it{untouched}"
-            ))
-            .hint("run `cbbootstrap-agent up` on another member, and then this command again"),
-            _ => return Ok(()),
         };
         Err(failure.into())
     }

@@ -1237,7 +1237,25 @@ fn last_recorded_member_with_the_data_service_stays() {
     let resident = agents.stay(&servers[0], &[], &instance.variables());
     resident.wait_for("which has 2 nodes");
     interrupt(&instance, "terminate", seconds(120));
-    resident.wait_for("so no node could join without it; nothing was changed");
+    let why = "this is the cluster's last node with the data service";
+    resident.wait_for(why);
+    // A report of the other member would not help.
+    assert!(!resident.log().contains("cbbootstrap-agent up"), "{}", resident.log());
+    drop(resident);
+    agents.run(&servers[0], &["leave", "--timeout", "2s"]).failed(5, why);
+}
+
+#[test]
+fn last_recorded_member_does_not_leave_beside_a_dead_one() {
+    let (servers, agents) = scene(2);
+    agents.join(servers.nodes(), &[]);
+    agents.remove_from_record(&servers[1].address());
+    let instance = Instance::start();
+    let resident = agents.stay(&servers[0], &[], &instance.variables());
+    resident.wait_for("which has 2 nodes");
+    servers[1].kill();
+    interrupt(&instance, "terminate", seconds(120));
+    resident.wait_for("no rebalance can succeed until it is back");
     assert!(!resident.log().contains("this node leaves, although"), "{}", resident.log());
 }
 
