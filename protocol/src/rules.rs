@@ -169,7 +169,7 @@ pub enum Refusal {
     TooManyTakeovers,
     /// A ready cluster stays ready, so it needs another member to join.
     #[error(
-        "the node is the last member of the cluster; let another member report ready first, or, if the cluster no longer exists, run `cbbootstrap cluster forget`"
+        "the node is the last member of the cluster that is known; let another one report ready first, or, if no machine has the cluster's data, run `cbbootstrap cluster forget`"
     )]
     LastNode,
 }

@@ -177,7 +177,7 @@ impl Run<'_> {
             Conclusion::Unproven => untrusted(&wait.to_string()),
             Conclusion::OtherCredentials => wait.hint("pass the cluster's user name and password"),
             Conclusion::AllDead => wait.hint(format!(
-                "no recorded member answers; if they no longer exist, run `cbbootstrap cluster forget {}` to start a new cluster",
+                "no recorded member answers; if another member has the data, run `cbbootstrap-agent up` there; if no machine has it, run `cbbootstrap cluster forget {}` to start a new cluster",
                 shell_argument(self.here.api.cluster_id.as_str())
             )),
             Conclusion::Wait => wait,

@@ -137,10 +137,10 @@ impl Run<'_> {
                 (
                     format!(
                         "`{id}` is ready, and its only member is a server named `{node}` (UUID {recorded}); this server is blank \
-                         (UUID {own}): either it has lost its data, or two machines have the same name"
+                         (UUID {own}): either it has lost its data or left its cluster, or two machines have the same name"
                     ),
-                    "give each machine its own `--node`; if the data is lost, restore it, or run `cbbootstrap cluster forget` to \
-                     start a new cluster",
+                    "give each machine its own `--node`; if another member has the data, run `cbbootstrap-agent up` there, and then this \
+                     command again; if no machine has it, restore it, or run `cbbootstrap cluster forget` to start a new cluster",
                 )
             }
             StopReason::Occupied(first) => (
