@@ -150,6 +150,13 @@ impl Leaving {
                 Ok(Some(record.initial_node.to_string()))
             }
             Err(ApiError::Refused(problem)) if problem.code == "cluster_not_found" => Ok(None),
+            // Another member may still report.
+            Err(ApiError::Refused(problem)) if problem.code == "last_node" && !self.is_by_hand => {
+                Err(Interrupt::wait(format!(
+                    "the API knows no other member of `{}`: run `cbbootstrap-agent up` on a member that has the data; this node reports its departure then",
+                    here.api.cluster_id.as_str()
+                )))
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -1259,6 +1259,38 @@ fn last_recorded_member_does_not_leave_beside_a_dead_one() {
     assert!(!resident.log().contains("this node leaves, although"), "{}", resident.log());
 }
 
+/// The report of another member may come when the last recorded one has left.
+#[test]
+fn departure_of_last_recorded_member_is_reported_when_another_one_reports() {
+    for is_restarted in [false, true] {
+        let (servers, agents) = scene(2);
+        agents.join(servers.nodes(), &[]);
+        agents.remove_from_record(&servers[1].address());
+        let instance = Instance::start();
+        let mut resident = agents.stay(&servers[0], &[], &instance.variables());
+        resident.wait_for("which has 2 nodes");
+        schedule(&instance, "instance-retirement", Duration::from_mins(8));
+        wait_until("the node is out", || servers[0].is_blank());
+        let why = "the API knows no other member of `demo`";
+        resident.wait_for(why);
+        if is_restarted {
+            drop(resident);
+            let up = agents.up(&servers[0], &[]);
+            up.failed(5, "either it has lost its data or left its cluster, or two machines");
+            assert!(up.stderr.contains("if another member has the data"), "{up}");
+            resident = agents.stay(&servers[0], &[], &instance.variables());
+            resident.wait_for(why);
+        }
+        agents.up(&servers[1], &[]).document();
+        resident.wait_for("leave: this node has left its cluster");
+        assert!(!resident.log().contains("cluster forget"), "{}", resident.log());
+        assert_eq!(agents.record()["nodes"], json!([servers[1].address()]));
+        // The node to join creates the buckets.
+        let up = agents.up(&servers[1], &["--bucket", "app:100"]).document();
+        assert_eq!(up["buckets"], json!(["app"]));
+    }
+}
+
 #[test]
 fn restarted_member_is_ready_although_the_api_refuses() {
     let directory = tempfile::tempdir().unwrap();

@@ -19,7 +19,7 @@ use crate::{
     settings::Here,
 };
 
-/// How long a node that has left tries to report that to the API before its machine ends.
+/// How long a node that has left tries to report that to the API before it completes the lifecycle hook.
 const REPORT_LIMIT: Duration = Duration::from_mins(5);
 
 /// The longest timeout of a lifecycle hook, after which the group terminates the instance anyway.
@@ -77,7 +77,8 @@ impl Departing {
         }
     }
 
-    /// One step out of the cluster. Succeeds when the node is out and the API knows, or does not answer for long.
+    /// One step out of the cluster. Succeeds when the node is out and the API knows, or does not take the report for long although the
+    /// instance waits for that.
     pub(super) fn leave(
         &mut self,
         here: &Here,
@@ -93,7 +94,8 @@ impl Departing {
             }
             self.out_since = Some(Instant::now());
         }
-        let is_late = self.out_since.is_some_and(|since| since.elapsed() >= REPORT_LIMIT);
+        let is_late =
+            ending.is_none() && self.out_since.is_some_and(|since| since.elapsed() >= REPORT_LIMIT);
         match self.leaving.report(here, memory) {
             Ok(_) => printer.step("leave: this node has left its cluster"),
             // Pauses must not grow while the machine waits for its end.
