@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use cbbootstrap_cli::{failure::Failure, text::shell_argument};
-use cbbootstrap_protocol::{names::Uuid, wire::State};
+use cbbootstrap_protocol::names::Uuid;
 use serde::Serialize;
 
 use super::{Run, count_nodes};
@@ -95,12 +95,12 @@ impl Run<'_> {
     pub(super) fn explain(&self, reason: &StopReason) -> Failure {
         let (node, id) = (self.node(), self.here.api.cluster_id.as_str());
         let untouched = "nothing on this server was changed";
-        let forget = format!(
-            "stop the agents of nodes that are in no cluster, run `cbbootstrap cluster forget {}`, then this command on a member of the cluster",
-            shell_argument(id)
-        );
-        let is_only_claimed =
-            |it: &ClusterRecord| it.state == State::Claimed && it.cluster_uuid.is_none();
+        let forget = |whose: &str| {
+            let id = shell_argument(id);
+            format!(
+                "stop the agents of {whose}, run `cbbootstrap cluster forget {id}`, then this command on a member of the cluster"
+            )
+        };
         let (why, hint) = match reason {
             StopReason::OtherCredentials => (
                 format!("the server belongs to a cluster with another user name or password; {untouched}"),
@@ -111,17 +111,21 @@ impl Run<'_> {
                 "pass `--adopt` to register that cluster, so that other nodes join it",
             ),
             StopReason::NothingToAdopt => (
-                format!("the API has no cluster `{id}`, and this server belongs to none that `--adopt` could register; {untouched}"),
+                format!("the API has no ready cluster `{id}`, and this server belongs to none that `--adopt` could register; {untouched}"),
                 "run this command on a member of the cluster, or begin a new one without `--adopt`",
             ),
             StopReason::OwnClaim => (
                 format!("this node has claimed `{id}`, so `--adopt` can register no cluster; {untouched}"),
-                &*forget,
+                &*forget("nodes that are in no cluster"),
             ),
             StopReason::OtherCluster { own, recorded } => (
                 format!("the server belongs to the cluster {own}, but `{id}` is {recorded}; {untouched}"),
-                // A blank node was quicker than the operator.
-                if self.goal.adopt && self.record().is_some_and(is_only_claimed) { &forget } else { RESET },
+                // A blank node may have been quicker than the operator.
+                &*if self.goal.adopt {
+                    format!("if this cluster has the data, {}", forget("all nodes that are not its members"))
+                } else {
+                    RESET.to_owned()
+                },
             ),
             StopReason::OldCopy(member) => (
                 format!("`{member}` is a member of the same cluster and does not list this server, which is an old copy of a member, such as a restored snapshot; {untouched}"),
