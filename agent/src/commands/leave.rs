@@ -285,8 +285,10 @@ impl Leaving {
     fn check_is_not_last(&self, this: &NodeInfo, view: &View) -> Result<(), Failure> {
         let stays = |node: &&NodeInfo| match node.membership {
             Membership::Active => true,
-            // Otherwise it would be removed first.
-            Membership::Added => node.health != Health::Unhealthy || view.is_rebalancing,
+            // One that is dead would be removed first, for which only the end of the machine is a reason.
+            Membership::Added => {
+                !self.is_by_hand || node.health != Health::Unhealthy || view.is_rebalancing
+            }
             Membership::FailedOver => false,
         };
         let is_active = this.membership == Membership::Active;

@@ -1256,7 +1256,28 @@ fn last_recorded_member_does_not_leave_beside_a_dead_one() {
     servers[1].kill();
     interrupt(&instance, "terminate", seconds(120));
     resident.wait_for("no rebalance can succeed until it is back");
-    assert!(!resident.log().contains("this node leaves, although"), "{}", resident.log());
+    assert!(!servers[0].is_blank());
+}
+
+#[test]
+fn machine_that_ends_waits_for_a_silent_joiner() {
+    let (servers, agents) = scene(2);
+    agents.join(&servers.nodes()[..1], &[]);
+    let instance = Instance::start();
+    let resident = agents.stay(&servers[0], &[], &instance.variables());
+    resident.wait_for("which has 1 node");
+    servers.on_request(|seen| match seen.path.as_str() {
+        "/controller/rebalance" => Then::Refuse(200, String::new()),
+        _ => Then::Handle,
+    });
+    add(&servers, 1);
+    servers[1].kill();
+    interrupt(&instance, "terminate", seconds(120));
+    resident.wait_for("was added and cannot be reached yet");
+    servers[1].restart();
+    servers.on_request(|_| Then::Handle);
+    wait_until("the node is out", || servers[0].is_blank());
+    assert!(!resident.log().contains("last active node"), "{}", resident.log());
 }
 
 /// The report of another member may come when the last recorded one has left.
