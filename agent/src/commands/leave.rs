@@ -265,7 +265,9 @@ impl Leaving {
             _ if !is_only_member => return Ok(()),
             _ => {
                 // Then a report of another member would not help.
-                this.map_or(Ok(()), |this| self.check_is_not_last(this, view))?;
+                if let Some(this) = this {
+                    self.check_is_not_last(this, view)?;
+                }
                 if ending.is_some_and(is_urgent) {
                     printer.warning_once(format_args!(
                         "this node leaves if it can, although it is the only member of `{id}` that the API knows, apart from failed-over ones: afterwards, no node can join before you run `cbbootstrap-agent up` on another member; if the record still lists `{node}` then, run `cbbootstrap cluster forget-member`"
